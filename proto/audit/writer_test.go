@@ -110,7 +110,7 @@ func TestTornLineIsKeptAndContinuedFrom(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = f.Close()
-	appendN(t, w, 1)                                        // the same writer sees it,
+	appendN(t, w, 1)                                         // the same writer sees it,
 	appendN(t, open(t, Config{Path: path, Process: "x"}), 1) // and so does the next process
 	if got, torn := chain(t, path); got != 5 || torn != 1 {
 		t.Errorf("got %d records and %d torn lines, want 5 and 1", got, torn)

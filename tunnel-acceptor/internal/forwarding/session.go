@@ -1,0 +1,130 @@
+package forwarding
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	gliderssh "github.com/gliderlabs/ssh"
+	"golang.org/x/crypto/ssh"
+
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/tunnel-acceptor/internal/devicekey"
+)
+
+// session is one logged-in connection of a device. It begins with the first
+// request: before that there is nothing to keep alive or to take away.
+type session struct {
+	server  *Server
+	conn    *conn
+	ssh     *ssh.ServerConn
+	id      identity
+	ctx     context.Context // ends with the connection
+	streams atomic.Int64    // open through all tunnels
+	rtt     atomic.Int64    // of the newest keepalive, nanoseconds
+	asking  atomic.Bool     // a keepalive is on its way
+
+	mu      sync.Mutex // guards all below; the registry's lock comes after it
+	ended   bool
+	tunnels map[uint16]*tunnel
+	alive   *time.Timer
+	expiry  *time.Timer // nil if the grant never expires
+}
+
+// sessionOf returns the connection's session, making it at its first request.
+// gliderlabs handles the requests of one connection one after the other.
+func (s *Server) sessionOf(ctx gliderssh.Context, c *conn) *session {
+	if session := c.session.Load(); session != nil {
+		return session
+	}
+	sc, _ := ctx.Value(gliderssh.ContextKeyConn).(*ssh.ServerConn)
+	if sc == nil {
+		return nil
+	}
+	id, ok := identityOf(sc)
+	if !ok {
+		return nil
+	}
+	n := &session{server: s, conn: c, ssh: sc, id: id, ctx: ctx, tunnels: make(map[uint16]*tunnel)}
+	n.mu.Lock()
+	n.alive = time.AfterFunc(s.cfg.AliveInterval, n.checkAlive)
+	if !id.grant.Expires.IsZero() {
+		n.expiry = time.AfterFunc(time.Until(id.grant.Expires), func() { n.revoke("its key expired") })
+	}
+	n.mu.Unlock()
+	c.session.Store(n)
+	n.recheck(s.keys.Load()) // SetKeys may have passed between the login and now
+	return n
+}
+
+// event returns an event about this session.
+func (s *session) event(name string) Event {
+	return Event{
+		Name: name, Device: s.id.grant.Device, Fingerprint: s.id.grant.Fingerprint, Remote: s.conn.remote.String(),
+	}
+}
+
+// recheck closes the session if set no longer grants what it holds.
+func (s *session) recheck(set *devicekey.Set) {
+	grant, err := set.Authorize(s.id.key, s.conn.remote.Addr(), time.Now())
+	if err != nil || grant.Device != s.id.grant.Device {
+		s.revoke("its key is no longer granted")
+		return
+	}
+	for _, t := range s.held() {
+		if !slices.Contains(grant.Ports, t.key.Port) {
+			s.revoke("its port is no longer granted")
+			return
+		}
+	}
+	if !grant.Expires.Equal(s.id.grant.Expires) {
+		s.revoke("its key's expiry has changed") // it logs in again and gets the new one
+	}
+}
+
+func (s *session) revoke(reason string) {
+	event := s.event("session_revoked")
+	event.Reason = reason
+	_ = s.server.cfg.Record(event)
+	s.conn.close(reason)
+}
+
+func (s *session) held() []*tunnel {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	tunnels := make([]*tunnel, 0, len(s.tunnels))
+	for _, t := range s.tunnels {
+		tunnels = append(tunnels, t)
+	}
+	return tunnels
+}
+
+// end detaches what the session held.
+func (s *session) end(reason string) {
+	s.mu.Lock()
+	s.ended = true
+	s.alive.Stop()
+	if s.expiry != nil {
+		s.expiry.Stop()
+	}
+	s.mu.Unlock()
+	for _, t := range s.held() {
+		s.server.cfg.Registry.Detach(t.attachment, reason)
+	}
+}
+
+// start runs f in a goroutine that the server waits for. It says whether it
+// did: a session that has ended starts nothing.
+func (s *session) start(f func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return false
+	}
+	s.server.background.Go(func() {
+		defer s.server.recoverConn(s.conn, "session")
+		f()
+	})
+	return true
+}
