@@ -110,7 +110,10 @@ func (w *Writer) write(r Record) (seq, nth uint64, file *os.File, err error) {
 	}
 	if _, err := w.file.Write(line); err != nil {
 		// A full disk must not leave half a line for the next record to join.
-		return 0, 0, nil, errors.Join(err, w.file.Truncate(w.size))
+		if truncErr := w.file.Truncate(w.size); truncErr != nil {
+			err = fmt.Errorf("%w; half a line may be left: %w", err, truncErr)
+		}
+		return 0, 0, nil, err
 	}
 	w.size += int64(len(line))
 	w.seq, w.head = r.Seq, hash
@@ -149,6 +152,9 @@ func (w *Writer) lock() (unlock func(), err error) {
 			f, err := os.OpenFile(w.cfg.Path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
 			if err != nil {
 				return nil, err
+			}
+			if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+				return nil, errors.Join(fmt.Errorf("%s is not a regular file, so no audit trail can be kept in it", w.cfg.Path), err, f.Close())
 			}
 			w.file, w.size = f, -1
 		}

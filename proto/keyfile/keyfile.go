@@ -38,22 +38,37 @@ func Load(path string) (ssh.Signer, error) {
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
 		return nil, fmt.Errorf("%s may be read by others (mode %04o): run chmod 600 %s", path, mode, path)
 	}
-	data, err := io.ReadAll(io.LimitReader(f, maxSize+1))
+	_, signer, err := read(f, path)
+	return signer, err
+}
+
+// read reads and parses a private key; from names its source in errors.
+func read(r io.Reader, from string) (data []byte, signer ssh.Signer, err error) {
+	data, err = io.ReadAll(io.LimitReader(r, maxSize+1))
 	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", path, err)
+		return nil, nil, fmt.Errorf("reading %s: %w", from, err)
 	}
 	if len(data) > maxSize {
-		return nil, fmt.Errorf("%s is too large for a private key", path)
+		return nil, nil, fmt.Errorf("%s is too large for a private key", from)
 	}
-	signer, err := ssh.ParsePrivateKey(data)
+	signer, err = ssh.ParsePrivateKey(data)
 	var locked *ssh.PassphraseMissingError
 	if errors.As(err, &locked) {
-		return nil, fmt.Errorf("%s has a passphrase, which nobody is there to type: run ssh-keygen -p -N '' -f %s on a copy", path, path)
+		return nil, nil, fmt.Errorf("%s has a passphrase, which nobody is there to type: remove it from a copy with ssh-keygen -p -N ''", from)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s holds no private key that can be read: %w", path, err)
+		return nil, nil, fmt.Errorf("%s holds no private key that can be read: %w", from, err)
 	}
-	return signer, nil
+	return data, signer, nil
+}
+
+// Import stores the private key that r holds at path, as Create does.
+func Import(path string, r io.Reader) (ssh.Signer, error) {
+	data, signer, err := read(r, "the input")
+	if err != nil {
+		return nil, err
+	}
+	return signer, store(path, data, signer.PublicKey(), "")
 }
 
 // Create makes an ed25519 key at path (0600, its directory 0700) and the
@@ -71,13 +86,17 @@ func Create(path, comment string) (ssh.Signer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encoding a key: %w", err)
 	}
+	return signer, store(path, pem.EncodeToMemory(block), signer.PublicKey(), comment)
+}
+
+func store(path string, private []byte, public ssh.PublicKey, comment string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, fmt.Errorf("making the key's directory: %w", err)
+		return fmt.Errorf("making the key's directory: %w", err)
 	}
-	if err := writeNew(path, pem.EncodeToMemory(block), 0o600); err != nil {
-		return nil, err
+	if err := writeNew(path, private, 0o600); err != nil {
+		return err
 	}
-	return signer, writeNew(path+".pub", []byte(PublicLine(signer.PublicKey(), comment)+"\n"), 0o644)
+	return writeNew(path+".pub", []byte(PublicLine(public, comment)+"\n"), 0o644)
 }
 
 // PublicLine is key as a line of an authorized_keys or .pub file, without its

@@ -34,7 +34,7 @@ func Listen(ctx context.Context, path string, dirMode, mode fs.FileMode) (net.Li
 	}
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, dirMode); err != nil {
-		return nil, fmt.Errorf("making the directory of a socket: %w", err)
+		return nil, fmt.Errorf("making the directory of the socket %s: %w", path, err)
 	}
 	unlock, err := lockDir(dir) // two starting processes must not remove each other's socket
 	if err != nil {

@@ -74,6 +74,19 @@ func (p Program) Run(ctx context.Context, args []string, streams Streams) int {
 	return ExitDone
 }
 
+// Brief cuts a list of problems, one per line, to its first. all is the
+// command that shows the rest.
+func Brief(err error, all string) error {
+	if err == nil {
+		return nil
+	}
+	first, rest, more := strings.Cut(err.Error(), "\n")
+	if !more {
+		return err
+	}
+	return fmt.Errorf("%s (and %d more: run %s)", first, strings.Count(rest, "\n")+1, all)
+}
+
 // ErrSaid fails a command that has already said why.
 var ErrSaid = errors.New("failed, as said above")
 

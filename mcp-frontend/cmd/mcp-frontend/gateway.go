@@ -1,0 +1,287 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/connections"
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/mcpserve"
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/mcptools"
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/policy"
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/sshpool"
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/tunnels"
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/proto/audit"
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/proto/keyfile"
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/proto/program"
+)
+
+// gatewayFlags are what serve and stdio need.
+type gatewayFlags struct {
+	deviceFlags
+	program.Log
+	AuditLog     string       `placeholder:"FILE" help:"Audit trail (default audit.jsonl beside connections.json)."`
+	AuditMaxSize program.Size `default:"64MiB" help:"Size at which the audit trail is rotated."`
+	AuditKeep    int          `default:"10" help:"Rotated audit files that are kept."`
+	TransferDir  string       `placeholder:"DIR" help:"Where file transfers read and write (default transfers beside connections.json; no tool uses it yet)."`
+	StateDir     string       `placeholder:"DIR" help:"Output spool and jobs (default state beside connections.json; no tool uses it yet)."`
+	KeysDir      string       `placeholder:"DIR" help:"Client keys; gateway.key is made at first start (default keys beside connections.json)."`
+}
+
+// rules are how the calls to one device are judged and bounded.
+type rules struct {
+	policy *policy.Policy
+	limits mcptools.Limits
+}
+
+// gateway is all that serves agents, wired together.
+type gateway struct {
+	flags   gatewayFlags
+	log     *slog.Logger
+	trail   *audit.Writer
+	tunnels *tunnels.Directory // nil without an acceptor
+	pool    *sshpool.Pool
+	mcp     *mcpserve.Server
+	rules   atomic.Pointer[map[string]rules]
+	hangup  chan os.Signal // SIGHUP asks for a reload
+}
+
+// open reads everything and binds nothing. Close the gateway.
+func (f gatewayFlags) open(log *slog.Logger) (*gateway, error) {
+	g := &gateway{flags: f, log: log, hangup: make(chan os.Signal, 1)}
+	signal.Notify(g.hangup, syscall.SIGHUP) // before anybody can know that we run
+	set, byDevice, err := g.load()
+	if err != nil {
+		return nil, program.Brief(err, "mcp-frontend check")
+	}
+	g.rules.Store(&byDevice)
+	if err := f.needKnownHosts(log); err != nil {
+		return nil, err
+	}
+	g.makeGatewayKey()
+	cfg := sshpool.Config{Devices: set, KnownHosts: f.knownHostsFile().Value, LoadKey: keyfile.Load, Log: log}
+	if f.AcceptorDir != "" {
+		g.tunnels = tunnels.New(f.AcceptorDir, log)
+		cfg.DialTunnel, cfg.TunnelID = g.dialTunnel, g.tunnelID
+	}
+	if g.pool, err = sshpool.New(cfg); err != nil {
+		return nil, err
+	}
+	path := f.AuditLog
+	if path == "" {
+		path = f.beside("audit.jsonl")
+	}
+	g.trail, err = audit.Open(audit.Config{Path: path, Process: "mcp-frontend", MaxSize: int64(f.AuditMaxSize), Keep: f.AuditKeep})
+	if err != nil {
+		g.close()
+		return nil, err
+	}
+	if err := g.serveTools(); err != nil {
+		g.close()
+		return nil, err
+	}
+	return g, nil
+}
+
+func (g *gateway) serveTools() error {
+	server, err := mcptools.New(versionText(), mcptools.Config{
+		Pool: g.pool, Tunnels: g.tunnels,
+		Policy: func(device string) *policy.Policy { return g.rulesOf(device).policy },
+		Limits: func(device string) mcptools.Limits { return g.rulesOf(device).limits },
+		Record: g.trail.Append,
+		Caller: callerOf,
+		Progress: func(ctx context.Context, progress float64, message string) {
+			_ = mcpserve.Progress(ctx, progress, 0, message)
+		},
+		Log: g.log,
+	})
+	if err != nil {
+		return err
+	}
+	g.mcp, err = mcpserve.New(mcpserve.Config{MCP: server, Log: g.log})
+	return err
+}
+
+func versionText() string {
+	if version == "" {
+		return "devel"
+	}
+	return version
+}
+
+func callerOf(ctx context.Context) mcptools.Caller {
+	c := mcpserve.CallerFrom(ctx)
+	caller := mcptools.Caller{Session: c.Session, ClientName: c.ClientName, ClientVersion: c.ClientVersion}
+	if c.HasPeerUID {
+		caller.PeerUID = &c.PeerUID
+	}
+	return caller
+}
+
+// rulesOf returns a device's rules. One that has just been removed gets those
+// of a device that may do nothing.
+func (g *gateway) rulesOf(device string) rules {
+	if r, ok := (*g.rules.Load())[device]; ok {
+		return r
+	}
+	nothing, err := policy.New(policy.Config{Allow: policy.List{Present: true}})
+	if err != nil {
+		panic(err) // an empty list is always sound
+	}
+	return rules{policy: nothing}
+}
+
+// load reads the devices and compiles their policies.
+func (g *gateway) load() (*connections.Set, map[string]rules, error) {
+	set, err := g.flags.load(g.log)
+	if err != nil {
+		return nil, nil, err
+	}
+	byDevice := make(map[string]rules)
+	var problems []error
+	for _, d := range set.Devices() {
+		compiled, err := compilePolicy(d)
+		if err != nil {
+			problems = append(problems, err)
+			continue
+		}
+		limits := mcptools.Limits{DefaultTimeout: d.CommandTimeout}
+		if p := d.Policy; p != nil {
+			limits.MaxTimeout, limits.MaxOutputBytes, limits.AnyShell = p.MaxTimeout, p.MaxOutputBytes, p.Shell
+		}
+		byDevice[d.Name] = rules{policy: compiled, limits: limits}
+	}
+	return set, byDevice, errors.Join(problems...)
+}
+
+// makeGatewayKey makes the key that new devices can let in, once.
+func (g *gateway) makeGatewayKey() {
+	path := filepath.Join(g.flags.keysDir(), "gateway.key")
+	if _, err := os.Stat(path); err == nil {
+		return
+	}
+	key, err := keyfile.Create(path, "mcp-ssh-gateway")
+	if err != nil {
+		g.log.Warn("no gateway key could be made; devices need an id_file of their own", "error", err)
+		return
+	}
+	g.log.Info("made the gateway's client key", "path", path, "public_key", keyfile.PublicLine(key.PublicKey(), "mcp-ssh-gateway"))
+}
+
+func (f gatewayFlags) keysDir() string {
+	if f.KeysDir != "" {
+		return f.KeysDir
+	}
+	return f.beside("keys")
+}
+
+// close ends what open began.
+func (g *gateway) close() {
+	signal.Stop(g.hangup)
+	if g.pool != nil {
+		g.pool.Close()
+	}
+	if g.trail != nil {
+		_ = g.trail.Close()
+	}
+}
+
+// run serves until ctx ends or serve does, and follows the acceptor and
+// SIGHUP meanwhile.
+func (g *gateway) run(ctx context.Context, serve func(ctx context.Context) error) error {
+	if _, err := g.trail.Append(audit.Record{Event: "started"}); err != nil {
+		return err
+	}
+	parts := []func(context.Context) error{serve, g.watch}
+	if g.tunnels != nil {
+		parts = append(parts, g.tunnels.Run)
+	}
+	err := program.Together(ctx, parts...)
+	_, recordErr := g.trail.Append(audit.Record{Event: "stopped"})
+	return errors.Join(err, recordErr)
+}
+
+// watch reloads connections.json on SIGHUP until ctx ends. A bad file is
+// refused whole, and the old devices stay.
+func (g *gateway) watch(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-g.hangup:
+			g.reload()
+		}
+	}
+}
+
+func (g *gateway) reload() {
+	set, byDevice, err := g.load()
+	if err != nil {
+		g.log.Error("the new connections.json is refused, the old one stays", "error", err)
+		_, _ = g.trail.Append(audit.Record{Event: "reload_refused", Reason: err.Error()})
+		return
+	}
+	if _, err := g.trail.Append(audit.Record{Event: "reloaded", Count: int64(len(byDevice))}); err != nil {
+		g.log.Error("the audit trail cannot be written, the old connections.json stays", "error", err)
+		return
+	}
+	g.rules.Store(&byDevice) // first, so that no new device is judged by old rules
+	g.pool.SetDevices(set)
+	g.log.Info("reloaded connections.json", "devices", len(byDevice))
+}
+
+// dialTunnel is the pool's way through a tunnel; it says what went wrong in
+// the pool's terms.
+func (g *gateway) dialTunnel(ctx context.Context, host string, port uint16) (net.Conn, string, error) {
+	conn, tunnel, err := g.tunnels.Dial(ctx, host, port)
+	return conn, tunnel.ID, tunnelError(tunnel, err)
+}
+
+func (g *gateway) tunnelID(host string, port uint16) string {
+	tunnel, err := g.tunnels.Now(host, port)
+	if err != nil {
+		return ""
+	}
+	return tunnel.ID
+}
+
+func tunnelError(tunnel tunnels.Tunnel, err error) error {
+	var refused *tunnels.RefusedError
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, tunnels.ErrAcceptorDown):
+		return &sshpool.Error{
+			Code: sshpool.AcceptorDown, Stage: sshpool.StageAcceptor, Err: err, Retriable: true, FixBy: "operator",
+			Hint: "tell the operator that tunnel-acceptor is not running; direct devices still work",
+		}
+	case errors.Is(err, tunnels.ErrTunnelDown):
+		return &sshpool.Error{
+			Code: sshpool.TunnelDown, Stage: sshpool.StageTunnel, Err: tunnelStory(tunnel, err), Retriable: true, FixBy: "operator",
+			Hint: "the device opens its tunnel by itself when it can; being offline is normal. Work on another device, or look again later with ssh_list_devices",
+		}
+	case errors.As(err, &refused):
+		stage := sshpool.StageTunnel
+		return &sshpool.Error{
+			Code: sshpool.DialFailed, Stage: stage, Err: fmt.Errorf("the tunnel is up, but %w", refused), Retriable: true, FixBy: "operator",
+			Hint: "ask the operator whether sshd runs on the device, at the address that its ssh -R names",
+		}
+	}
+	return err
+}
+
+// tunnelStory adds what the acceptor knows of the tunnel's last loss.
+func tunnelStory(tunnel tunnels.Tunnel, err error) error {
+	if tunnel.LastDown == nil {
+		return err
+	}
+	return fmt.Errorf("%w; it was lost at %s: %s", err, tunnel.LastDown.Format("2006-01-02 15:04:05Z"), strings.TrimSpace(tunnel.LastDownReason))
+}

@@ -1,0 +1,294 @@
+package mcptools
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"time"
+	"unicode/utf8"
+
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/policy"
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/remote"
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/sshpool"
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/proto/audit"
+)
+
+// Limits bound a run on a device.
+type Limits struct {
+	DefaultTimeout time.Duration
+	MaxTimeout     time.Duration // 0 = no bound but the schema's
+	MaxOutputBytes int64         // of each stream; 0 = no bound but the schema's
+	// AnyShell: the policy has shell true, so text goes as it is to a login
+	// shell of any kind.
+	AnyShell bool
+}
+
+const defaultOutputBytes = 16 << 10
+
+type runArgs struct {
+	Device         string  `json:"device"`
+	Command        string  `json:"command"`
+	Cwd            string  `json:"cwd"`
+	Stdin          *string `json:"stdin"`
+	TimeoutS       int     `json:"timeout_s"`
+	MaxOutputBytes *int    `json:"max_output_bytes"`
+	DryRun         bool    `json:"dry_run"`
+}
+
+// runResult is what ssh_run answers.
+type runResult struct {
+	RunID       string       `json:"run_id"`
+	Device      string       `json:"device"`
+	Via         string       `json:"via"`
+	Outcome     string       `json:"outcome"`
+	ExitCode    *int         `json:"exit_code"`
+	Signal      string       `json:"signal"`
+	Executed    string       `json:"executed"`
+	RemoteState string       `json:"remote_state"`
+	Stdout      string       `json:"stdout"`
+	Stderr      string       `json:"stderr"`
+	StdoutBytes int64        `json:"stdout_bytes"`
+	StderrBytes int64        `json:"stderr_bytes"`
+	Encoding    string       `json:"encoding"`
+	Truncated   bool         `json:"truncated"`
+	OutputID    string       `json:"output_id"`
+	DurationMS  int64        `json:"duration_ms"`
+	Connect     string       `json:"connect"`
+	Policy      policyResult `json:"policy"`
+	Limits      *limits      `json:"limits,omitempty"`
+	AuditSeq    uint64       `json:"audit_seq"`
+	Error       *toolError   `json:"error,omitempty"`
+}
+
+type policyResult struct {
+	Decision string `json:"decision"`
+	Rule     string `json:"rule"`
+}
+
+type limits struct {
+	TimeoutS       int `json:"timeout_s"`
+	MaxOutputBytes int `json:"max_output_bytes"`
+}
+
+// aRun is one run on its way through the tool.
+type aRun struct {
+	tools   *tools
+	began   time.Time
+	args    runArgs
+	verdict policy.Verdict
+	text    string // what is sent
+	timeout time.Duration
+	output  int
+	any     bool // any login shell will do
+	shell   remote.Shell
+	record  audit.Record // what every record of this run says
+	result  runResult
+}
+
+// run is ssh_run: judge, connect, record, run, record.
+func (t *tools) run(ctx context.Context, args runArgs) result {
+	r := t.newRun(ctx, args)
+	if _, err := t.cfg.Pool.Device(args.Device); err != nil {
+		return r.failed("run_failed", string(remote.NotConnected), connectError(err))
+	}
+	if e := r.bound(t.cfg.Limits(args.Device)); e != nil {
+		return r.failed("run_denied", "denied", *e)
+	}
+	if e := r.judge(t.cfg.Policy(args.Device)); e != nil {
+		return r.failed("run_denied", "denied", *e)
+	}
+	if args.DryRun {
+		return r.dryRun()
+	}
+	// A call waits for its turn no longer than for connecting and running.
+	waiting, cancel := context.WithTimeout(ctx, r.timeout+maxConnect)
+	defer cancel()
+	lease, err := t.cfg.Pool.Acquire(waiting, args.Device)
+	if err != nil {
+		return r.failed("run_failed", notConnectedOutcome(err), connectError(err))
+	}
+	defer lease.Release()
+	r.connected(lease)
+	if e := r.settleShell(waiting, lease); e != nil {
+		return r.failed("run_failed", string(remote.NotConnected), *e)
+	}
+
+	started := r.record
+	started.Event = "run_started"
+	seq, err := t.cfg.Record(started)
+	if err != nil {
+		return r.failed("", string(remote.NotConnected), auditUnavailable(err))
+	}
+	r.result.AuditSeq = seq
+
+	running, stop := context.WithTimeout(ctx, r.timeout)
+	defer stop()
+	return r.finished(remote.Run(running, lease.Client, r.command(ctx)))
+}
+
+// refuseRun answers arguments that do not fit with all that a run's result
+// has. Of the arguments it keeps what can be read.
+func (t *tools) refuseRun(ctx context.Context, raw json.RawMessage, problem string) result {
+	var args runArgs
+	_ = json.Unmarshal(raw, &args) // some of them have the wrong type, which is the problem
+	return t.newRun(ctx, args).failed("run_denied", "denied", invalidArgument(problem))
+}
+
+// maxConnect is more than any device's connect timeout with its retries.
+const maxConnect = time.Minute
+
+func (t *tools) newRun(ctx context.Context, args runArgs) *aRun {
+	r := &aRun{tools: t, began: time.Now(), args: args, record: t.record(ctx, "")}
+	r.result = runResult{
+		RunID: rand.Text(), Device: args.Device, Executed: string(remote.No), RemoteState: string(remote.StateUnknown),
+		Encoding: "utf-8", Policy: policyResult{Decision: "none", Rule: "not judged"},
+	}
+	r.record.Tool, r.record.RunID, r.record.Device = "ssh_run", r.result.RunID, args.Device
+	r.record.Command, r.record.Cwd = args.Command, args.Cwd
+	if args.Stdin != nil {
+		sum := sha256.Sum256([]byte(*args.Stdin))
+		r.record.StdinBytes, r.record.StdinSHA256 = int64(len(*args.Stdin)), hex.EncodeToString(sum[:])
+	}
+	return r
+}
+
+// bound settles timeout and output size.
+func (r *aRun) bound(l Limits) *toolError {
+	r.timeout, r.output, r.any = time.Duration(r.args.TimeoutS)*time.Second, defaultOutputBytes, l.AnyShell
+	if r.args.MaxOutputBytes != nil {
+		r.output = *r.args.MaxOutputBytes
+	}
+	if r.timeout == 0 {
+		r.timeout = l.DefaultTimeout
+		if l.MaxTimeout > 0 {
+			r.timeout = min(r.timeout, l.MaxTimeout)
+		}
+	}
+	if r.args.MaxOutputBytes == nil && l.MaxOutputBytes > 0 {
+		r.output = min(r.output, int(l.MaxOutputBytes))
+	}
+	switch {
+	case l.MaxTimeout > 0 && r.timeout > l.MaxTimeout:
+		return limitExceeded(fmt.Sprintf("timeout_s may be at most %d on this device", int(l.MaxTimeout.Seconds())))
+	case l.MaxOutputBytes > 0 && int64(r.output) > l.MaxOutputBytes:
+		return limitExceeded(fmt.Sprintf("max_output_bytes may be at most %d on this device", l.MaxOutputBytes))
+	}
+	return nil
+}
+
+func limitExceeded(message string) *toolError {
+	return &toolError{Code: "LIMIT_EXCEEDED", Message: message, Stage: "policy", Hint: "call again within the limit", FixBy: byModel}
+}
+
+// judge asks the policy, and settles what is sent if it agrees.
+func (r *aRun) judge(p *policy.Policy) *toolError {
+	r.verdict = p.Command(r.args.Command)
+	r.text = r.verdict.Canonical
+	if r.args.Cwd != "" && r.verdict.Decision != policy.Deny {
+		if cwd := p.Cwd(r.args.Cwd); cwd.Decision != policy.Allow {
+			r.verdict = cwd
+		}
+		r.text = p.WithCwd(r.text, r.args.Cwd)
+	}
+	r.result.Policy = policyResult{Decision: string(r.verdict.Decision), Rule: r.verdict.Rule}
+	r.record.Decision, r.record.Rule = string(r.verdict.Decision), r.verdict.Rule
+	switch r.verdict.Decision {
+	case policy.Allow:
+		r.record.Command = r.text
+		return nil
+	case policy.Approve:
+		return &toolError{
+			Code: "APPROVAL_REQUIRED", Message: "a human must approve this command: " + r.verdict.Reason, Stage: "policy",
+			Hint: "this gateway cannot ask a human yet: tell the operator what you want to run and why", FixBy: byOperator,
+		}
+	default:
+		return &toolError{Code: "POLICY_DENIED", Message: r.verdict.Reason, Stage: "policy", Hint: "nothing has run; " + r.verdict.Reason, FixBy: byModel}
+	}
+}
+
+func (r *aRun) dryRun() result {
+	r.result.Outcome = "dry_run"
+	r.result.Limits = &limits{TimeoutS: seconds(r.timeout), MaxOutputBytes: r.output}
+	record := r.record
+	record.Event, record.Outcome, record.Executed = "run_dry", "dry_run", string(remote.No)
+	seq, err := r.tools.cfg.Record(record)
+	if err != nil {
+		return failure(auditUnavailable(err))
+	}
+	r.result.AuditSeq = seq
+	return result{value: r.result}
+}
+
+func (r *aRun) connected(lease *sshpool.Lease) {
+	r.result.Via, r.result.Connect = string(lease.Device.Mode), "new"
+	if lease.Reused {
+		r.result.Connect = "reused"
+	}
+	r.record.TunnelID = lease.TunnelID
+}
+
+func (r *aRun) command(ctx context.Context) remote.Command {
+	c := remote.Command{Text: r.text, MaxOutput: r.output, Posix: r.shell == remote.Posix, Quote: quoter(r.shell)}
+	if c.Quote != nil {
+		c.Posix = true // by sh -c
+	}
+	if r.args.Stdin != nil {
+		c.Stdin = []byte(*r.args.Stdin)
+	}
+	if r.tools.cfg.Progress != nil {
+		c.Progress = func(line string) { r.tools.cfg.Progress(ctx, time.Since(r.began).Seconds(), line) }
+	}
+	return c
+}
+
+// failed answers a run that never began. event is "" if it cannot be recorded.
+func (r *aRun) failed(event, outcome string, e toolError) result {
+	r.result.Outcome, r.result.Error = outcome, &e
+	r.result.DurationMS = time.Since(r.began).Milliseconds()
+	if event == "" {
+		return result{value: r.result, isError: true}
+	}
+	record := r.record
+	record.Event, record.Outcome, record.Executed = event, outcome, string(remote.No)
+	record.Reason, record.DurationMS = e.Code+": "+e.Message, r.result.DurationMS
+	seq, err := r.tools.cfg.Record(record)
+	if err != nil {
+		unavailable := auditUnavailable(err)
+		r.result.Error = &unavailable
+	}
+	r.result.AuditSeq = seq
+	return result{value: r.result, isError: true}
+}
+
+// finished answers a run that was sent to the device.
+func (r *aRun) finished(seen remote.Result) result {
+	res := &r.result
+	res.Outcome, res.Executed, res.RemoteState = string(seen.Outcome), string(seen.Executed), string(seen.State)
+	res.ExitCode, res.Signal = seen.ExitCode, seen.Signal
+	stdout, stderr := seen.Stdout.Bytes(), seen.Stderr.Bytes()
+	res.Stdout, res.Stderr = string(stdout), string(stderr)
+	if !utf8.Valid(stdout) || !utf8.Valid(stderr) {
+		res.Encoding = "base64"
+		res.Stdout, res.Stderr = base64.StdEncoding.EncodeToString(stdout), base64.StdEncoding.EncodeToString(stderr)
+	}
+	res.StdoutBytes, res.StderrBytes = seen.Stdout.Total(), seen.Stderr.Total()
+	res.Truncated = seen.Stdout.Truncated() || seen.Stderr.Truncated()
+	res.DurationMS = time.Since(r.began).Milliseconds()
+	res.Error = runError(seen, r.timeout)
+
+	record := r.record
+	record.Event, record.Outcome, record.Executed = "run_finished", res.Outcome, res.Executed
+	record.ExitCode, record.Signal, record.DurationMS = seen.ExitCode, seen.Signal, res.DurationMS
+	record.Bytes, record.SHA256 = res.StdoutBytes, seen.Stdout.SHA256()
+	record.StderrBytes, record.StderrSHA256 = res.StderrBytes, seen.Stderr.SHA256()
+	if seq, err := r.tools.cfg.Record(record); err == nil {
+		res.AuditSeq = seq
+	} else { // it has run: the model must learn how it ended
+		r.tools.cfg.Log.Error("a finished run could not be recorded", "run_id", res.RunID, "error", err)
+	}
+	return result{value: *res, isError: res.Error != nil}
+}

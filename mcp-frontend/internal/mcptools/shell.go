@@ -1,0 +1,67 @@
+package mcptools
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/policy"
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/remote"
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/sshpool"
+)
+
+// login is whose shell was probed.
+type login struct{ device, user, host string }
+
+// settleShell finds out what reads the command on the device: what was judged
+// as POSIX must be read by a POSIX shell.
+func (r *aRun) settleShell(ctx context.Context, lease *sshpool.Lease) *toolError {
+	shell, err := r.tools.shellOf(ctx, lease)
+	if err != nil {
+		return &toolError{
+			Code: "CONNECTION_LOST", Message: fmt.Sprintf("asking for the login shell: %v", err), Stage: "exec", Retriable: true,
+			Hint: "nothing has run: call again", FixBy: byModel,
+		}
+	}
+	r.shell = shell
+	if shell == remote.Posix || quoter(shell) != nil || r.any {
+		return nil
+	}
+	return &toolError{
+		Code: "UNSUPPORTED_SHELL", Stage: "exec", FixBy: byOperator,
+		Message: fmt.Sprintf("the login shell of %s on %s does not read POSIX commands (%s)", lease.Device.User, lease.Device.Name, shell),
+		Hint:    `nothing has run; ask the operator to give the login user a POSIX shell, or to set "shell": true in the device's policy`,
+	}
+}
+
+// shellOf returns the login shell that is declared, or probes it once.
+func (t *tools) shellOf(ctx context.Context, lease *sshpool.Lease) (remote.Shell, error) {
+	d := lease.Device
+	if d.LoginShell != "" {
+		return remote.Shell(d.LoginShell), nil
+	}
+	key := login{d.Name, d.User, fmt.Sprintf("%s:%d", d.Host, d.Port)}
+	if known, ok := t.shells.Load(key); ok {
+		shell, _ := known.(remote.Shell)
+		return shell, nil
+	}
+	shell, err := remote.ProbeShell(ctx, lease.Client)
+	if err == nil {
+		t.shells.Store(key, shell)
+	}
+	return shell, err
+}
+
+// quoter returns how a POSIX text is put to a shell that is none; nil for
+// POSIX itself, and for shells that no quoting is known for.
+func quoter(shell remote.Shell) func(string) string {
+	if shell != remote.Fish && shell != remote.Csh {
+		return nil
+	}
+	return func(posix string) string {
+		text, err := policy.QuoteFor(string(shell), posix)
+		if err != nil {
+			return posix // both shells are known to QuoteFor
+		}
+		return text
+	}
+}

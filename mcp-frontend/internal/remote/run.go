@@ -1,0 +1,354 @@
+// Package remote runs commands over an SSH connection that it is given. It
+// knows neither names nor tunnels.
+//
+// It promises to say only what was seen: whether the command ran, how it
+// ended, and whether it is still running. It sends a command once; whatever
+// happens, it never sends it again. Output is kept within bounds, head and
+// tail, and hashed whole.
+package remote
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// Outcome is how a run ended.
+type Outcome string
+
+// The outcomes of a run that was sent to a device.
+const (
+	Exited         Outcome = "exited"
+	Signaled       Outcome = "signaled"
+	TimedOut       Outcome = "timed_out"
+	Cancelled      Outcome = "cancelled"
+	NotConnected   Outcome = "not_connected"
+	ConnectionLost Outcome = "connection_lost"
+)
+
+// Executed says whether the command has run.
+type Executed string
+
+// What is known of the execution: the exec request was not sent or was
+// refused, it was sent and the answer was not seen, or it was accepted.
+const (
+	No    Executed = "no"
+	Maybe Executed = "maybe"
+	Yes   Executed = "yes"
+)
+
+// State is where the command stands on the device now.
+type State string
+
+// What is known of the command's process: it ended by itself, it ended after
+// we stopped it, it was told to stop and no end was seen, or nothing is known.
+const (
+	StateExited       State = "exited"
+	StateStopped      State = "stopped"
+	StateMayBeRunning State = "may_be_running"
+	StateUnknown      State = "unknown"
+)
+
+const (
+	// lingerAfterExit is how long output may still come once the command has
+	// exited: a process that it left behind may hold its pipes for ever.
+	lingerAfterExit = 500 * time.Millisecond
+	// progressInterval is how often the newest output is reported.
+	progressInterval = time.Second
+)
+
+// Command is what to run.
+type Command struct {
+	// Text goes to the login shell.
+	Text string
+	// Posix says that a POSIX shell reads Text: then the whole process group
+	// of the command can be stopped.
+	Posix bool
+	// Quote puts POSIX text into the quoting of another login shell; nil where
+	// the login shell is POSIX itself, or Text goes as it is.
+	Quote func(posix string) string
+	// Stdin is sent and closed; nil closes it at once.
+	Stdin []byte
+	// MaxOutput is how many bytes of each stream are kept.
+	MaxOutput int
+	// Progress is given the newest line of output, at most once a second; nil
+	// for none. Called from one goroutine.
+	Progress func(line string)
+}
+
+// Result is what was seen.
+type Result struct {
+	Outcome  Outcome
+	Executed Executed
+	State    State
+	ExitCode *int   // if it exited
+	Signal   string // if a signal ended it, without "SIG"
+	Stdout   *Capture
+	Stderr   *Capture
+	// Err says what went wrong with the connection; nil otherwise.
+	Err error
+	// Refused: the device gave no channel or did not accept the command.
+	Refused bool
+}
+
+// Run runs c over client until it ends or ctx does. A ctx that ends stops the
+// command: TERM, a grace, KILL, and the exit awaited. If cause says timeout,
+// the outcome is TimedOut, else Cancelled.
+func Run(ctx context.Context, client *ssh.Client, c Command) Result {
+	r := &run{
+		client: client, command: c, exit: make(chan exit, 1), stderr: newCapture(c.MaxOutput),
+		stdout: &markerFilter{dst: newCapture(c.MaxOutput), mark: newMarker(), done: !c.Posix},
+	}
+	result := r.run(ctx)
+	result.Stdout, result.Stderr = r.stdout.dst, r.stderr
+	return result
+}
+
+type run struct {
+	client  *ssh.Client
+	command Command
+	stdout  *markerFilter
+	stderr  *Capture
+	channel ssh.Channel
+	exit    chan exit // the exit status or signal, if the device sends one
+}
+
+// exit is how the command ended, as the device says (RFC 4254 section 6.10).
+type exit struct {
+	code   int
+	signal string
+}
+
+func (r *run) run(ctx context.Context) Result {
+	opened, err := r.open(ctx)
+	if err != nil {
+		return r.notSent(ctx, err)
+	}
+	// The goroutines that serve the channel end when it does, which every
+	// way out of here sees to, at the latest with the connection.
+	defer func() { _ = r.channel.Close() }()
+	accepted := make(chan error, 1)
+	ended := make(chan struct{}) // the device closed the channel, or the connection ended
+	drained := make(chan struct{})
+	go r.serveRequests(opened, ended)
+	go r.copyOutput(drained)
+	go func() { accepted <- r.exec() }()
+	progress := time.NewTicker(progressInterval)
+	defer progress.Stop()
+	for {
+		select {
+		case err := <-accepted:
+			if err != nil {
+				return r.notAccepted(err)
+			}
+			accepted = nil
+		case x := <-r.exit:
+			r.awaitOutput(drained)
+			return r.endedBy(x, StateExited)
+		case <-ended:
+			select {
+			case x := <-r.exit:
+				r.awaitOutput(drained)
+				return r.endedBy(x, StateExited)
+			default:
+			}
+			return r.lost(accepted != nil)
+		case <-ctx.Done():
+			return r.stop(ctx, accepted != nil, ended, drained)
+		case <-progress.C:
+			r.report()
+		}
+	}
+}
+
+// open opens the session channel. A late one is closed.
+func (r *run) open(ctx context.Context) (<-chan *ssh.Request, error) {
+	type opened struct {
+		channel ssh.Channel
+		reqs    <-chan *ssh.Request
+		err     error
+	}
+	result := make(chan opened)
+	go func() { // ends with the connection at the latest, whose owner waits for it
+		ch, reqs, err := r.client.OpenChannel("session", nil)
+		select {
+		case result <- opened{ch, reqs, err}:
+		case <-ctx.Done():
+			if err == nil {
+				go ssh.DiscardRequests(reqs)
+				_ = ch.Close()
+			}
+		}
+	}()
+	select {
+	case o := <-result:
+		r.channel = o.channel
+		return o.reqs, o.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// exec asks for the command, waits for the answer, and sends stdin.
+func (r *run) exec() error {
+	text := r.command.Text
+	if r.command.Posix {
+		text = r.stdout.mark.before(text)
+	}
+	if r.command.Quote != nil {
+		text = r.command.Quote(text)
+	}
+	ok, err := r.channel.SendRequest("exec", true, ssh.Marshal(struct{ Command string }{text}))
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return errRefused
+	}
+	go func() { // ends with the channel
+		if _, err := r.channel.Write(r.command.Stdin); err == nil {
+			_ = r.channel.CloseWrite()
+		}
+	}()
+	return nil
+}
+
+var errRefused = errors.New("the device refused to run a command")
+
+func (r *run) serveRequests(reqs <-chan *ssh.Request, ended chan<- struct{}) {
+	defer close(ended)
+	for req := range reqs {
+		var x exit
+		switch req.Type {
+		case "exit-status":
+			var msg struct{ Status uint32 }
+			if ssh.Unmarshal(req.Payload, &msg) != nil {
+				continue
+			}
+			x.code = int(msg.Status)
+		case "exit-signal":
+			var msg struct {
+				Signal     string
+				CoreDumped bool
+				Message    string
+				Language   string
+			}
+			if ssh.Unmarshal(req.Payload, &msg) != nil {
+				continue
+			}
+			x.signal = msg.Signal
+		default:
+			if req.WantReply {
+				_ = req.Reply(false, nil)
+			}
+			continue
+		}
+		select {
+		case r.exit <- x:
+		default: // the first one counts
+		}
+	}
+}
+
+// copyOutput reads both streams to their ends.
+func (r *run) copyOutput(drained chan<- struct{}) {
+	defer close(drained)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = io.Copy(r.stderr, r.channel.Stderr())
+	}()
+	_, _ = io.Copy(r.stdout, r.channel)
+	r.stdout.end()
+	<-done
+}
+
+// awaitOutput waits for what the command wrote before it exited.
+func (r *run) awaitOutput(drained <-chan struct{}) {
+	timer := time.NewTimer(lingerAfterExit)
+	defer timer.Stop()
+	for before := r.total(); ; {
+		select {
+		case <-drained:
+			return
+		case <-timer.C:
+		}
+		now := r.total()
+		if now == before {
+			return // a process that was left behind holds the pipe, and is silent
+		}
+		before = now
+		timer.Reset(lingerAfterExit)
+	}
+}
+
+func (r *run) total() int64 { return r.stdout.dst.Total() + r.stderr.Total() }
+
+func (r *run) report() {
+	if r.command.Progress == nil {
+		return
+	}
+	if line := r.newest(); line != "" {
+		r.command.Progress(line)
+	}
+}
+
+func (r *run) newest() string {
+	if line := r.stdout.dst.newLine(); line != "" {
+		return line
+	}
+	return r.stderr.newLine()
+}
+
+func (r *run) endedBy(x exit, state State) Result {
+	if x.signal != "" {
+		return Result{Outcome: Signaled, Executed: Yes, State: state, Signal: x.signal}
+	}
+	return Result{Outcome: Exited, Executed: Yes, State: state, ExitCode: &x.code}
+}
+
+// notSent is the result when no channel was had.
+func (r *run) notSent(ctx context.Context, err error) Result {
+	result := Result{Outcome: NotConnected, Executed: No, State: StateUnknown, Err: err}
+	var refused *ssh.OpenChannelError
+	switch {
+	case errors.As(err, &refused):
+		result.Refused = true
+	case ctx.Err() != nil:
+		result.Outcome, result.Err = stopOutcome(ctx), nil
+	default:
+		result.Outcome = ConnectionLost
+	}
+	return result
+}
+
+// notAccepted is the result when the command was refused, or the connection
+// went while we waited for the answer.
+func (r *run) notAccepted(err error) Result {
+	if errors.Is(err, errRefused) {
+		return Result{Outcome: NotConnected, Executed: No, State: StateUnknown, Err: err, Refused: true}
+	}
+	return Result{Outcome: ConnectionLost, Executed: Maybe, State: StateUnknown, Err: err}
+}
+
+// lost is the result when the channel ended without an exit status.
+func (r *run) lost(unanswered bool) Result {
+	executed := Yes
+	if unanswered {
+		executed = Maybe
+	}
+	return Result{
+		Outcome: ConnectionLost, Executed: executed, State: StateUnknown,
+		Err: errors.New("the connection ended before the command's exit status came"),
+	}
+}
+
+func stopOutcome(ctx context.Context) Outcome {
+	if errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+		return TimedOut
+	}
+	return Cancelled
+}

@@ -1,0 +1,145 @@
+package sshpool
+
+import (
+	"context"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/sync/semaphore"
+)
+
+// aliveCount intervals of silence mean that a device is gone.
+const aliveCount = 3
+
+// conn is one SSH connection to a device.
+type conn struct {
+	client   *ssh.Client
+	net      *meter
+	tunnelID string
+	channels *semaphore.Weighted // first come, first served
+	ended    chan struct{}       // closed when the connection has ended
+
+	mu      sync.Mutex // guards all below
+	leases  int
+	retired bool // takes no more leases, and closes with the last one
+}
+
+func newConn(client *ssh.Client, m *meter, tunnelID string, maxSessions int) *conn {
+	return &conn{
+		client: client, net: m, tunnelID: tunnelID,
+		channels: semaphore.NewWeighted(int64(maxSessions)), ended: make(chan struct{}),
+	}
+}
+
+// acquire waits for a free channel. ok is false if the connection was lost or
+// retired meanwhile: the caller takes another.
+func (c *conn) acquire(ctx context.Context) (ok bool, err error) {
+	if err := c.channels.Acquire(ctx, 1); err != nil {
+		return false, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.retired || c.lost() {
+		c.channels.Release(1)
+		return false, nil
+	}
+	c.leases++
+	return true, nil
+}
+
+func (c *conn) release() {
+	c.channels.Release(1)
+	c.mu.Lock()
+	c.leases--
+	idle := c.retired && c.leases == 0
+	c.mu.Unlock()
+	if idle {
+		_ = c.client.Close()
+	}
+}
+
+// retire closes the connection as soon as nobody uses it.
+func (c *conn) retire() {
+	c.mu.Lock()
+	c.retired = true
+	idle := c.leases == 0
+	c.mu.Unlock()
+	if idle {
+		_ = c.client.Close()
+	}
+}
+
+func (c *conn) lost() bool {
+	select {
+	case <-c.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// watch closes the connection when the device is silent for too long, and
+// marks its end. It returns then, or when ctx ends.
+func (c *conn) watch(ctx context.Context, interval time.Duration) {
+	waited := make(chan struct{})
+	go func() { // ends with the connection, and is waited for below
+		_ = c.client.Wait()
+		close(waited)
+	}()
+	defer func() {
+		_ = c.client.Close()
+		<-waited
+		close(c.ended)
+	}()
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	defer func() { _ = c.client.Close() }()
+	var asked atomic.Bool
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-waited:
+			return
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		silent := c.net.silentFor()
+		if silent >= interval*aliveCount {
+			return
+		}
+		// SendRequest waits for the answer, as long as the connection lives.
+		if silent >= interval*3/4 && asked.CompareAndSwap(false, true) {
+			asking.Go(func() {
+				_, _, _ = c.client.SendRequest("keepalive@openssh.com", true, nil)
+				asked.Store(false)
+			})
+		}
+	}
+}
+
+// meter notes when the device was heard last.
+type meter struct {
+	net.Conn
+	lastRead atomic.Int64 // Unix nanoseconds
+}
+
+func newMeter(nc net.Conn) *meter {
+	m := &meter{Conn: nc}
+	m.lastRead.Store(time.Now().UnixNano())
+	return m
+}
+
+func (m *meter) Read(p []byte) (int, error) {
+	n, err := m.Conn.Read(p)
+	if n > 0 {
+		m.lastRead.Store(time.Now().UnixNano())
+	}
+	return n, err
+}
+
+func (m *meter) silentFor() time.Duration { return time.Since(time.Unix(0, m.lastRead.Load())) }

@@ -1,0 +1,169 @@
+package sshpool
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/connections"
+)
+
+// link is one device's connection and the history of connecting to it.
+type link struct {
+	pool   *Pool
+	device connections.Device
+
+	mu      sync.Mutex // guards all below; before a conn's mutex
+	conn    *conn      // nil while not connected
+	dialing *dialing   // nil while no dial is under way
+	// failures counts consecutive failures to connect, lastError is the newest
+	// one's text, and the device is left alone until pausedUntil, unless its
+	// tunnel is another than failedTunnel by then.
+	failures     int
+	lastError    string
+	pausedUntil  time.Time
+	failedTunnel string
+}
+
+// dialing is a dial that callers wait for together.
+type dialing struct {
+	done chan struct{} // closed when conn and err are set
+	conn *conn
+	err  *Error
+}
+
+// connected returns the device's connection, dialling if there is none. reused
+// is false for the one caller whose dial it was.
+func (l *link) connected(ctx context.Context) (c *conn, reused bool, err error) {
+	l.mu.Lock()
+	if l.conn != nil && !l.conn.lost() {
+		if !l.replacedLocked() {
+			defer l.mu.Unlock()
+			return l.conn, true, nil
+		}
+		l.conn.retire()
+		l.conn = nil
+	}
+	d := l.dialing
+	joined := d != nil
+	if d == nil {
+		if err := l.pausedLocked(); err != nil {
+			l.mu.Unlock()
+			return nil, false, err
+		}
+		d = &dialing{done: make(chan struct{})}
+		if !l.pool.start(func() { l.dial(d) }) {
+			l.mu.Unlock()
+			return nil, false, &Error{Code: Cancelled, Stage: StageDial, Err: errors.New("the gateway is shutting down"), FixBy: "operator"}
+		}
+		l.dialing = d
+	}
+	l.mu.Unlock()
+	select {
+	case <-d.done:
+	case <-ctx.Done():
+		return nil, false, waitError(ctx, "connecting to the device")
+	}
+	if d.err != nil {
+		return nil, false, d.err
+	}
+	return d.conn, joined, nil
+}
+
+// replacedLocked says whether a newer tunnel than the connection's is up.
+func (l *link) replacedLocked() bool {
+	if l.conn.tunnelID == "" {
+		return false
+	}
+	now := l.pool.cfg.TunnelID(l.device.Host, l.device.Port)
+	return now != "" && now != l.conn.tunnelID
+}
+
+// pausedLocked returns BACKING_OFF while the device is left alone.
+func (l *link) pausedLocked() error {
+	wait := time.Until(l.pausedUntil)
+	if wait <= 0 {
+		return nil
+	}
+	if l.device.Mode == connections.Tunnel && l.pool.cfg.TunnelID != nil {
+		if now := l.pool.cfg.TunnelID(l.device.Host, l.device.Port); now != "" && now != l.failedTunnel {
+			l.pausedUntil = time.Time{} // it has come back: forget the old one's failures
+			return nil
+		}
+	}
+	return &Error{
+		Code: BackingOff, Stage: StageDial, Err: errors.New("connecting failed repeatedly; last: " + l.lastError),
+		Retriable: true, RetryAfter: wait, Hint: "call again after retry_after_s, or work on another device meanwhile", FixBy: "model",
+	}
+}
+
+// dial connects, trying again where that may help, and tells the waiting.
+func (l *link) dial(d *dialing) {
+	began := time.Now()
+	for attempt := 0; ; attempt++ {
+		d.conn, d.err = l.pool.connect(l.device)
+		pause, again := l.note(d, attempt)
+		// All attempts of one call together take no longer than one may.
+		if !again || time.Since(began)+pause > l.device.ConnectTimeout {
+			break
+		}
+		select {
+		case <-time.After(pause):
+			continue
+		case <-l.pool.ctx.Done():
+		}
+		break
+	}
+	l.mu.Lock()
+	l.conn, l.dialing = d.conn, nil
+	l.mu.Unlock()
+	close(d.done)
+}
+
+// note counts the outcome of one attempt and says whether and when to try
+// again.
+func (l *link) note(d *dialing, attempt int) (pause time.Duration, again bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if d.err == nil {
+		l.failures, l.lastError, l.pausedUntil = 0, "", time.Time{}
+		return 0, false
+	}
+	l.lastError = d.err.Error()
+	if !d.err.counts() {
+		return 0, false
+	}
+	l.failures++
+	retry := l.device.Retry
+	if l.failures >= retry.MaxAttempts {
+		l.pausedUntil = time.Now().Add(retry.Cooldown)
+		if l.pool.cfg.TunnelID != nil && l.device.Mode == connections.Tunnel {
+			l.failedTunnel = l.pool.cfg.TunnelID(l.device.Host, l.device.Port)
+		}
+		return 0, false
+	}
+	backoff := min(retry.InitialBackoff<<min(attempt, 20), retry.MaxBackoff)
+	return backoff/2 + rand.N(backoff), d.err.transient()
+}
+
+func (l *link) status() Status {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return Status{
+		Device:    l.device,
+		Connected: l.conn != nil && !l.conn.lost(),
+		Failures:  l.failures, LastError: l.lastError, RetryAfter: max(time.Until(l.pausedUntil), 0),
+	}
+}
+
+// retire lets the connection finish what it carries.
+func (l *link) retire() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.conn != nil {
+		l.conn.retire()
+		l.conn = nil
+	}
+}
