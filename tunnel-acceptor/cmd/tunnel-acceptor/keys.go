@@ -60,32 +60,46 @@ func granted(set *devicekey.Set) []registry.Key {
 	return keys
 }
 
-// watch reloads the device keys on SIGHUP and when their files change, until
-// ctx ends. A bad file is refused whole, and the old keys stay.
-func (c *serveCmd) watch(ctx context.Context, log *slog.Logger, rec *recorder, server *forwarding.Server, tunnels *registry.Registry) error {
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
+// changes tell when the device keys must be read again: on SIGHUP, and when
+// their files are not what they were.
+type changes struct {
+	files  keyFlags
+	seen   [2]stamp
+	hangup chan os.Signal
+}
+
+// changes begins to look. Called before the keys are first read, it misses
+// nothing that happens after.
+func (k keyFlags) changes() *changes {
+	c := &changes{files: k, seen: k.stamps(), hangup: make(chan os.Signal, 1)}
+	signal.Notify(c.hangup, syscall.SIGHUP)
+	return c
+}
+
+// each calls reload at every change until ctx ends.
+func (c *changes) each(ctx context.Context, reload func()) {
+	defer signal.Stop(c.hangup)
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
-	seen := c.stamps()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
-		case <-hangup:
-			seen = c.stamps()
+			return
+		case <-c.hangup:
+			c.seen = c.files.stamps()
 		case <-tick.C:
-			now := c.stamps()
-			if now == seen {
+			now := c.files.stamps()
+			if now == c.seen {
 				continue
 			}
-			seen = now
+			c.seen = now
 		}
-		c.reload(log, rec, server, tunnels)
+		reload()
 	}
 }
 
+// reload replaces the device keys. A bad file is refused whole, and the old
+// keys stay.
 func (c *serveCmd) reload(log *slog.Logger, rec *recorder, server *forwarding.Server, tunnels *registry.Registry) {
 	set, err := c.load(log)
 	if err != nil {

@@ -37,7 +37,7 @@ func (r *recorder) append(record audit.Record) error {
 func (r *recorder) event(e forwarding.Event) error {
 	return r.append(audit.Record{
 		Event: e.Name, Device: e.Device, TunnelID: e.TunnelID, Generation: e.Generation, Port: e.Port,
-		Remote: e.Remote, Fingerprint: e.Fingerprint, Reason: e.Reason,
+		Remote: e.Remote, Fingerprint: e.Fingerprint, Reason: e.Reason, Count: e.Count,
 		Bytes: int64(e.BytesIn + e.BytesOut), DurationMS: e.Duration.Milliseconds(),
 	})
 }

@@ -25,22 +25,23 @@ type serveCmd struct {
 	keyFlags
 	runDirFlag
 	program.Log
-	Listen              string        `default:":2222" help:"SSH address, the only one that faces the network."`
-	HostKey             []string      `placeholder:"FILE" help:"Private host key, one per key type (repeatable; default data/acceptor/ssh_host_ed25519_key, made at first start)." `
-	AllowUID            []uint32      `name:"allow-uid" placeholder:"UID" help:"Further uid that may use the sockets beside the own one (repeatable)."`
-	Ciphers             []string      `default:"aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com" help:"Ciphers to offer, best first."`
-	ClientAliveInterval time.Duration `default:"15s" help:"Silence after which a device is asked for a sign of life."`
-	ClientAliveCountMax int           `default:"3" help:"Intervals of silence after which a device is gone."`
-	LoginGraceTime      time.Duration `default:"20s" help:"Time a connection has to log in."`
-	MaxAuthTries        int           `default:"3" help:"Failed attempts that end a connection."`
-	MaxStartups         int           `default:"100" help:"Connections on their way to a login at once; further ones wait."`
-	MaxConnections      int           `default:"10000" help:"Devices logged in at once."`
-	MaxTunnelsPerDevice int           `default:"8" help:"Tunnels of one device."`
-	MaxStreamsPerTunnel int           `default:"128" help:"Open streams of one tunnel."`
-	AuditLog            string        `default:"data/acceptor/audit.jsonl" placeholder:"FILE" help:"Audit trail."`
-	AuditMaxSize        program.Size  `default:"64MiB" help:"Size at which the audit trail is rotated."`
-	AuditKeep           int           `default:"10" help:"Rotated audit files that are kept."`
-	DrainTimeout        time.Duration `default:"10s" help:"Time that open streams have to end after SIGTERM."`
+	Listen               string        `default:":2222" help:"SSH address, the only one that faces the network."`
+	HostKey              []string      `placeholder:"FILE" help:"Private host key, one per key type (repeatable; default data/acceptor/ssh_host_ed25519_key, made at first start)." `
+	AllowUID             []uint32      `name:"allow-uid" placeholder:"UID" help:"Further uid that may use the sockets beside the own one (repeatable)."`
+	Ciphers              []string      `default:"aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com" help:"Ciphers to offer, best first."`
+	ClientAliveInterval  time.Duration `default:"15s" help:"Silence after which a device is asked for a sign of life."`
+	ClientAliveCountMax  int           `default:"3" help:"Intervals of silence after which a device is gone."`
+	LoginGraceTime       time.Duration `default:"20s" help:"Time a connection has to log in."`
+	MaxAuthTries         int           `default:"3" help:"Failed attempts that end a connection."`
+	MaxStartups          int           `default:"100" help:"Connections on their way to a login at once; further ones wait."`
+	MaxStartupsPerSource int           `default:"20" help:"The same from one source address that has no live session."`
+	MaxConnections       int           `default:"10000" help:"Devices logged in at once."`
+	MaxTunnelsPerDevice  int           `default:"8" help:"Tunnels of one device."`
+	MaxStreamsPerTunnel  int           `default:"128" help:"Open streams of one tunnel."`
+	AuditLog             string        `default:"data/acceptor/audit.jsonl" placeholder:"FILE" help:"Audit trail."`
+	AuditMaxSize         program.Size  `default:"64MiB" help:"Size at which the audit trail is rotated."`
+	AuditKeep            int           `default:"10" help:"Rotated audit files that are kept."`
+	DrainTimeout         time.Duration `default:"10s" help:"Time that open streams have to end after SIGTERM."`
 }
 
 const defaultHostKey = "data/acceptor/ssh_host_ed25519_key"
@@ -51,9 +52,10 @@ const sshVersion = "tunnel-acceptor"
 
 func (c *serveCmd) Run(ctx context.Context, streams program.Streams) error {
 	log := c.New(streams.Err)
+	changes := c.changes()
 	keys, err := c.load(log)
 	if err != nil {
-		return err
+		return program.Brief(err, "tunnel-acceptor check")
 	}
 	hostKeys, err := c.hostKeys(log)
 	if err != nil {
@@ -72,7 +74,7 @@ func (c *serveCmd) Run(ctx context.Context, streams program.Streams) error {
 		Keys: keys, Registry: tunnels, HostKeys: hostKeys, Version: sshVersion, Ciphers: c.Ciphers,
 		AliveInterval: c.ClientAliveInterval, AliveCount: c.ClientAliveCountMax,
 		LoginGrace: c.LoginGraceTime, MaxAuthTries: c.MaxAuthTries,
-		MaxStartups: c.MaxStartups, MaxConnections: c.MaxConnections,
+		MaxStartups: c.MaxStartups, MaxStartupsPerSource: c.MaxStartupsPerSource, MaxConnections: c.MaxConnections,
 		MaxTunnels: c.MaxTunnelsPerDevice, MaxStreams: c.MaxStreamsPerTunnel,
 		DrainTimeout: c.DrainTimeout, Record: rec.event, Log: log,
 	})
@@ -121,7 +123,10 @@ func (c *serveCmd) Run(ctx context.Context, streams program.Streams) error {
 			return control.Serve(local, controlListener)
 		},
 		func(context.Context) error { return dial.Serve(local, dialListener) },
-		func(ctx context.Context) error { return c.watch(ctx, log, rec, server, tunnels) },
+		func(ctx context.Context) error {
+			changes.each(ctx, func() { c.reload(log, rec, server, tunnels) })
+			return nil
+		},
 	)
 	if recordErr := rec.append(audit.Record{Event: "stopped"}); err == nil {
 		err = recordErr

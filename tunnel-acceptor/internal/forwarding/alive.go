@@ -9,10 +9,9 @@ import (
 // success or failure; either will do, as will any other byte.
 const keepalive = "keepalive@openssh.com"
 
-// checkAlive runs once per interval, from the session's timer. What counts is
+// checkAlive runs once per interval. What counts is
 // when the last byte came in: our own writes into a black hole are no life.
 func (s *session) checkAlive() {
-	defer s.server.recoverConn(s.conn, "keepalive")
 	interval := s.server.cfg.AliveInterval
 	dead := interval * time.Duration(s.server.cfg.AliveCount)
 	silent := s.conn.silentFor()
@@ -54,19 +53,23 @@ func (s *session) askForLife() {
 	}
 }
 
-// answers asks for a sign of life and says whether one came within patience.
+// answers asks for a sign of life and says whether one came within patience:
+// any byte, as somebody else's question may be on its way already.
 func (s *session) answers(patience time.Duration) bool {
 	before := s.conn.lastRead.Load()
-	answered := make(chan struct{})
-	if !s.start(func() { defer close(answered); s.askForLife() }) {
-		return false
+	s.start(s.askForLife)
+	limit := time.NewTimer(patience)
+	defer limit.Stop()
+	poll := time.NewTicker(patience / 100)
+	defer poll.Stop()
+	for s.conn.lastRead.Load() == before {
+		select {
+		case <-poll.C:
+		case <-limit.C:
+			return false
+		case <-s.ctx.Done():
+			return false
+		}
 	}
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
-	select {
-	case <-answered:
-	case <-timer.C:
-	case <-s.ctx.Done():
-	}
-	return s.conn.lastRead.Load() > before
+	return true
 }

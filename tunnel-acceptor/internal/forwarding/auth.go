@@ -64,7 +64,8 @@ func (s *Server) serverConfig(ctx gliderssh.Context) *ssh.ServerConfig {
 		PublicKeyAuthAlgorithms: []string{
 			ssh.KeyAlgoED25519, ssh.KeyAlgoSKED25519, ssh.KeyAlgoECDSA256, ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256,
 		},
-		MaxAuthTries: s.cfg.MaxAuthTries,
+		MaxAuthTries:    s.cfg.MaxAuthTries,
+		AuthLogCallback: c.attempted,
 		VerifiedPublicKeyCallback: func(_ ssh.ConnMetadata, key ssh.PublicKey, _ *ssh.Permissions, _ string) (*ssh.Permissions, error) {
 			return s.authorize(c, key)
 		},
@@ -74,6 +75,7 @@ func (s *Server) serverConfig(ctx gliderssh.Context) *ssh.ServerConfig {
 // handleOffer answers an offer of a key that is not proved: whether a
 // signature by it is worth asking for. It grants nothing.
 func (s *Server) handleOffer(ctx gliderssh.Context, key gliderssh.PublicKey) bool {
+	connOf(ctx).fail(refusal{reason: notProved}) // until it logs in; the library does not tell of a bad signature
 	noTouch, err := s.keys.Load().Precheck(key)
 	// A fresh value each time: gliderlabs shares one among all offers.
 	perms := &ssh.Permissions{}
@@ -86,28 +88,38 @@ func (s *Server) handleOffer(ctx gliderssh.Context, key gliderssh.PublicKey) boo
 
 // authorize decides on a key that the device has proved to hold.
 func (s *Server) authorize(c *conn, key ssh.PublicKey) (*ssh.Permissions, error) {
-	event := Event{Name: "login_refused", Remote: c.remote.String(), Fingerprint: ssh.FingerprintSHA256(key)}
 	grant, err := s.keys.Load().Authorize(key, c.remote.Addr(), time.Now())
-	if err == nil && s.loggedIn.Load() >= int64(s.cfg.MaxConnections) {
-		err = &devicekey.Denied{Device: grant.Device, Reason: "the gateway has its full number of devices connected"}
-	}
-	if err != nil {
-		event.Reason = err.Error()
-		var denied *devicekey.Denied
-		if !errors.As(err, &denied) {
-			_ = s.cfg.Record(event)
-			return nil, err
+	if err == nil {
+		if full := c.login(grant); full != nil {
+			err = &devicekey.Denied{Device: grant.Device, Reason: full.Error()}
 		}
-		event.Device, event.Reason = denied.Device, denied.Reason
-		_ = s.cfg.Record(event)
+	}
+	var denied *devicekey.Denied
+	if errors.As(err, &denied) {
+		c.fail(refusal{device: denied.Device, reason: denied.Reason})
 		return nil, &ssh.BannerError{Err: err, Message: "tunnel-acceptor: " + denied.Reason + "\r\n"}
 	}
-	event.Name, event.Device, event.Fingerprint = "login", grant.Device, grant.Fingerprint
-	if err := s.cfg.Record(event); err != nil {
+	if err != nil {
 		return nil, err
 	}
-	c.login(grant)
+	if err := s.cfg.Record(Event{
+		Name: "login", Device: grant.Device, Remote: c.remote.String(), Fingerprint: grant.Fingerprint,
+	}); err != nil {
+		c.close("its login could not be recorded")
+		return nil, err
+	}
 	return &ssh.Permissions{ExtraData: map[any]any{identityKey{}: identity{key: key, grant: grant}}}, nil
+}
+
+// notProved is why most attempts to log in fail.
+const notProved = "no known key was proved"
+
+// attempted notes each attempt to log in. "none" is how clients ask what there
+// is, and no failure.
+func (c *conn) attempted(_ ssh.ConnMetadata, method string, err error) {
+	if err != nil && method != "none" {
+		c.fail(refusal{reason: notProved})
+	}
 }
 
 // SetKeys replaces the device keys and closes live sessions that the new set
@@ -116,13 +128,8 @@ func (s *Server) SetKeys(set *devicekey.Set) {
 	s.keys.Store(set)
 	for _, c := range s.connections() {
 		if session := c.session.Load(); session != nil {
-			session.recheck(set)
-			continue
-		}
-		c.mu.Lock()
-		loggedIn := c.grant != nil
-		c.mu.Unlock()
-		if loggedIn { // it holds nothing yet: it may log in again under the new set
+			session.start(func() { session.recheck(set) })
+		} else if c.loggedIn.Load() { // it holds nothing yet: it may log in again under the new set
 			c.close("the device keys were reloaded")
 		}
 	}

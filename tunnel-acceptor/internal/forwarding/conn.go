@@ -12,17 +12,6 @@ import (
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/tunnel-acceptor/internal/devicekey"
 )
 
-const (
-	// silentStartup is how long a connection that says nothing keeps its place
-	// before the login: others wait for it.
-	silentStartup = 2 * time.Second
-	// unboundAfterLogin and unboundAfterRefusal are how long a session may hold
-	// no forward. A client without ExitOnForwardFailure would stay for ever and
-	// never try again.
-	unboundAfterLogin   = 30 * time.Second
-	unboundAfterRefusal = 5 * time.Second
-)
-
 // connKey finds the conn in gliderlabs' context.
 type connKey struct{}
 
@@ -37,31 +26,37 @@ type conn struct {
 	in, out  atomic.Uint64
 	lastRead atomic.Int64 // Unix nanoseconds
 	refused  atomic.Int64 // channels that the peer tried to open
+	loggedIn atomic.Bool
 	session  atomic.Pointer[session]
+	closed   chan struct{} // closed when we close
 
-	leavePlace func() // gives the place before the login back; once
-	silence    *time.Timer
+	// Guarded by gate.mu.
+	source   *source
+	place    bool          // it holds one of the places before the login
+	turn     chan struct{} // closed when it gets one; nil unless it waits
+	admitted bool
 
 	mu      sync.Mutex // guards all below
+	ended   bool
 	grant   *devicekey.Grant
-	unbound *time.Timer // closes a session that holds no forward; nil before the login
+	timer   *time.Timer // closes it after the login grace; later, while it holds no forward
 	reason  string      // why we closed it, "" if the peer did
+	failure refusal     // of the newest attempt to log in
 }
 
+// graceExceeded is why a connection that did not log in was closed.
+const graceExceeded = "it did not log in within the grace time"
+
 func newConn(s *Server, nc net.Conn) *conn {
-	c := &conn{Conn: nc, server: s, opened: time.Now()}
-	c.leavePlace = sync.OnceFunc(func() { <-s.places })
+	c := &conn{Conn: nc, server: s, opened: time.Now(), closed: make(chan struct{})}
 	if addr, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
 		ap := addr.AddrPort()
 		c.remote = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 	}
 	c.lastRead.Store(c.opened.UnixNano())
-	_ = nc.SetDeadline(c.opened.Add(s.cfg.LoginGrace))
-	c.silence = time.AfterFunc(silentStartup, func() {
-		if c.in.Load() == 0 {
-			c.leavePlace()
-		}
-	})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.timer = time.AfterFunc(s.cfg.LoginGrace, func() { c.close(graceExceeded) })
 	return c
 }
 
@@ -71,6 +66,20 @@ func connOf(ctx gliderssh.Context) *conn {
 }
 
 func (c *conn) Read(p []byte) (int, error) {
+	if c.loggedIn.Load() {
+		return c.read(p)
+	}
+	gate := c.server.gate
+	silence := time.AfterFunc(c.server.delays.silentStartup, func() { gate.yield(c) })
+	n, err := c.read(p)
+	silence.Stop()
+	if n > 0 && !gate.enter(c) {
+		return 0, net.ErrClosed
+	}
+	return n, err
+}
+
+func (c *conn) read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if n > 0 {
 		c.in.Add(uint64(n))
@@ -95,19 +104,29 @@ func (c *conn) silentFor() time.Duration {
 	return time.Since(time.Unix(0, c.lastRead.Load()))
 }
 
-// login marks the end of authentication: the deadline is lifted, the place
-// is free, and the session must soon hold a forward.
-func (c *conn) login(grant *devicekey.Grant) {
+// login marks the end of authentication: the grace time is over, and the
+// session must soon hold a forward.
+func (c *conn) login(grant *devicekey.Grant) error {
+	if err := c.server.gate.admit(c, grant.Device); err != nil {
+		return err
+	}
+	c.loggedIn.Store(true)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.grant != nil {
-		return
-	}
 	c.grant = grant
-	c.server.loggedIn.Add(1)
-	c.leavePlace()
-	_ = c.Conn.SetDeadline(time.Time{})
-	c.unbound = time.AfterFunc(unboundAfterLogin, func() { c.close("it held no forward") })
+	c.timer.Stop()
+	c.timer = time.AfterFunc(c.server.delays.unboundAfterLogin, func() { c.close("it held no forward") })
+	return nil
+}
+
+// fail notes why an attempt to log in failed. Where the reason is known better,
+// it was noted before.
+func (c *conn) fail(f refusal) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.failure.reason == "" || f.device != "" {
+		c.failure = f
+	}
 }
 
 // bound says whether the session holds a forward, and if not, how long it may
@@ -115,14 +134,25 @@ func (c *conn) login(grant *devicekey.Grant) {
 func (c *conn) bound(holds bool, patience time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.unbound == nil {
-		return
+	switch {
+	case c.ended:
+	case holds:
+		c.timer.Stop()
+	default:
+		c.timer.Reset(patience)
 	}
-	if holds {
-		c.unbound.Stop()
-		return
+}
+
+// begin says whether a handler may start: after the connection's end none
+// may, and the server waits for those that run. The caller calls done.
+func (c *conn) begin() (done func(), ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended {
+		return nil, false
 	}
-	c.unbound.Reset(patience)
+	c.server.background.Add(1) // serveConn, which set ended, is counted until then
+	return c.server.background.Done, true
 }
 
 // close ends the connection from our side. The first reason given is kept.
@@ -130,6 +160,7 @@ func (c *conn) close(reason string) {
 	c.mu.Lock()
 	if c.reason == "" {
 		c.reason = reason
+		close(c.closed)
 	}
 	c.mu.Unlock()
 	_ = c.Conn.Close()
@@ -138,31 +169,46 @@ func (c *conn) close(reason string) {
 // end gives back all that the connection held. It is called once, when its
 // serving goroutine ends; otherwise is the reason if we did not close it.
 func (c *conn) end(otherwise string) {
-	_ = c.Conn.Close()
-	c.silence.Stop()
-	c.leavePlace()
+	c.close(otherwise)
 	c.mu.Lock()
-	if c.reason == "" {
-		c.reason = otherwise
-	}
-	reason, grant := c.reason, c.grant
-	if c.unbound != nil {
-		c.unbound.Stop()
-	}
+	c.ended = true
+	c.timer.Stop()
+	reason, grant, failure := c.reason, c.grant, c.failure
 	c.mu.Unlock()
-	if session := c.session.Load(); session != nil {
-		session.end(reason)
-	}
 	s := c.server
 	s.mu.Lock()
 	delete(s.conns, c)
 	s.mu.Unlock()
 	if grant == nil {
+		c.endRefused(reason, failure)
 		return
 	}
-	s.loggedIn.Add(-1)
+	s.gate.depart(c, grant.Device, 0)
+	if session := c.session.Load(); session != nil {
+		session.end(reason)
+	}
 	_ = s.cfg.Record(Event{
 		Name: "session_closed", Device: grant.Device, Fingerprint: grant.Fingerprint, Remote: c.remote.String(),
 		Reason: reason, BytesIn: c.in.Load(), BytesOut: c.out.Load(), Duration: time.Since(c.opened),
 	})
+}
+
+// endRefused ends a connection that never logged in.
+func (c *conn) endRefused(reason string, failure refusal) {
+	penalty := penaltyNoAuth
+	switch {
+	case failure.reason != "":
+		penalty = penaltyAuthFailed
+	case reason == graceExceeded:
+		penalty = penaltyGrace
+		failure.reason = reason
+	case reason == shutDown:
+		penalty = 0
+		failure.reason = reason
+	default:
+		failure.reason = "it ended without a login"
+	}
+	failure.source = sourceOf(c.remote.Addr())
+	c.server.gate.depart(c, "", penalty)
+	c.server.refusals.count(failure)
 }

@@ -8,7 +8,8 @@ import (
 
 // Event is something that the audit keeps. Fields that say nothing are zero.
 type Event struct {
-	// Name is one of login, login_refused, session_closed, session_revoked,
+	// Name is one of login, login_refused (Count of them in a minute, from the
+	// address or network Remote), session_closed, session_revoked,
 	// forward_granted, forward_denied, forward_cancelled, takeover,
 	// identity_conflict, channel_refused, keepalive_lost, drain_started and
 	// drain_finished.
@@ -20,6 +21,7 @@ type Event struct {
 	Remote      string
 	Fingerprint string
 	Reason      string
+	Count       int64
 	BytesIn     uint64
 	BytesOut    uint64
 	Duration    time.Duration

@@ -34,9 +34,25 @@ func parseForward(payload []byte) (forwardRequest, error) {
 	return r, nil
 }
 
+// maxForwardRequests ends a session that keeps asking for forwards and giving
+// them back: each leaves a record, and a change that every watcher is told.
+const maxForwardRequests = 128
+
+// asked counts a request about forwards and says whether it may be answered.
+func (s *session) asked() bool {
+	if s.requests++; s.requests > maxForwardRequests {
+		s.conn.close("it kept asking for forwards")
+		return false
+	}
+	return true
+}
+
 // handleForward answers tcpip-forward. A refusal is an empty REQUEST_FAILURE;
 // a success carries the port only if the device asked for port 0.
 func (s *session) handleForward(req *ssh.Request) (ok bool, payload []byte) {
+	if !s.asked() {
+		return false, nil
+	}
 	r, err := parseForward(req.Payload)
 	if err != nil {
 		s.deny(r.Port, err.Error())
@@ -49,20 +65,19 @@ func (s *session) handleForward(req *ssh.Request) (ok bool, payload []byte) {
 	}
 	s.mu.Lock()
 	again := s.tunnels[port]
-	count := len(s.tunnels)
 	s.mu.Unlock()
 	if r.Port == 0 {
 		payload = ssh.Marshal(struct{ Port uint32 }{uint32(port)})
 	}
-	switch {
-	case again != nil:
+	if again != nil {
 		return true, payload // the same slot under another label: nothing to do
-	case count >= s.server.cfg.MaxTunnels:
-		s.deny(r.Port, "the device has its full number of tunnels")
-		return false, nil
 	}
 	t := s.newTunnel(r, port)
-	if s.server.takeovers.denied(t.key) {
+	switch {
+	case !s.server.cfg.Registry.Room(t.key, s.server.cfg.MaxTunnels):
+		s.deny(r.Port, "the device has its full number of tunnels")
+		return false, nil
+	case s.server.takeovers.denied(t.key):
 		s.deny(r.Port, "two machines share this key, and the other one keeps the port for now")
 		return false, nil
 	}
@@ -109,7 +124,7 @@ func (s *session) deny(port uint32, reason string) {
 	}
 	_ = s.server.cfg.Record(event)
 	if len(s.held()) == 0 {
-		s.conn.bound(false, unboundAfterRefusal)
+		s.conn.bound(false, s.server.delays.unboundAfterRefusal)
 	}
 }
 
@@ -125,6 +140,7 @@ func (s *session) attach(t *tunnel) {
 	generation, replaced := s.server.cfg.Registry.Attach(t.attachment)
 	s.mu.Unlock()
 	s.conn.bound(true, 0)
+	s.start(s.askForLife) // to know the round-trip time
 	if replaced != nil {
 		s.server.takeovers.takeOver(t, generation, replaced)
 	}
@@ -132,6 +148,9 @@ func (s *session) attach(t *tunnel) {
 
 // handleCancel answers cancel-tcpip-forward, for the session's own forwards.
 func (s *session) handleCancel(req *ssh.Request) (ok bool, payload []byte) {
+	if !s.asked() {
+		return false, nil
+	}
 	r, err := parseForward(req.Payload)
 	if err != nil {
 		return false, nil
@@ -142,8 +161,6 @@ func (s *session) handleCancel(req *ssh.Request) (ok bool, payload []byte) {
 	}
 	s.mu.Lock()
 	t := s.tunnels[port]
-	delete(s.tunnels, port)
-	left := len(s.tunnels)
 	s.mu.Unlock()
 	if t == nil {
 		return false, nil
@@ -151,9 +168,13 @@ func (s *session) handleCancel(req *ssh.Request) (ok bool, payload []byte) {
 	event := s.event("forward_cancelled")
 	event.Port, event.TunnelID = port, t.id
 	_ = s.server.cfg.Record(event)
+	s.mu.Lock()
+	delete(s.tunnels, port)
+	left := len(s.tunnels)
+	s.mu.Unlock()
 	s.server.cfg.Registry.Detach(t.attachment, "the device cancelled the forward")
 	if left == 0 {
-		s.conn.bound(false, unboundAfterLogin)
+		s.conn.bound(false, s.server.delays.unboundAfterLogin)
 	}
 	return true, nil
 }

@@ -5,8 +5,8 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// refusal is what OpenSSH prints when somebody asks for more than a forward.
-const refusal = "this gateway accepts reverse forwards only (ssh -N -R)"
+// forwardsOnly is what OpenSSH prints when somebody asks for more than a forward.
+const forwardsOnly = "this gateway accepts reverse forwards only (ssh -N -R)"
 
 // maxRefusedChannels ends a connection that keeps asking: each refusal costs
 // the library memory until the connection ends.
@@ -18,12 +18,17 @@ func (s *Server) channelHandlers() map[string]gliderssh.ChannelHandler {
 	refuse := func(reason ssh.RejectionReason, text string) gliderssh.ChannelHandler {
 		return func(_ *gliderssh.Server, _ *ssh.ServerConn, ch ssh.NewChannel, ctx gliderssh.Context) {
 			c := connOf(ctx)
+			done, ok := c.begin()
+			if !ok {
+				return
+			}
+			defer done()
 			defer s.recoverConn(c, "channel")
 			_ = ch.Reject(reason, text)
 			s.channelRefused(c, ch.ChannelType())
 		}
 	}
-	prohibited := refuse(ssh.Prohibited, refusal)
+	prohibited := refuse(ssh.Prohibited, forwardsOnly)
 	return map[string]gliderssh.ChannelHandler{
 		"session":                        prohibited,
 		"direct-tcpip":                   prohibited,
@@ -54,6 +59,11 @@ func (s *Server) requestHandlers() map[string]gliderssh.RequestHandler {
 	handle := func(f func(*session, *ssh.Request) (bool, []byte)) gliderssh.RequestHandler {
 		return func(ctx gliderssh.Context, _ *gliderssh.Server, req *ssh.Request) (ok bool, payload []byte) {
 			c := connOf(ctx)
+			done, running := c.begin()
+			if !running {
+				return false, nil
+			}
+			defer done()
 			defer s.recoverConn(c, "request")
 			session := s.sessionOf(ctx, c)
 			if session == nil {
@@ -63,11 +73,14 @@ func (s *Server) requestHandlers() map[string]gliderssh.RequestHandler {
 		}
 	}
 	return map[string]gliderssh.RequestHandler{
-		"tcpip-forward":         handle((*session).handleForward),
-		"cancel-tcpip-forward":  handle((*session).handleCancel),
-		"keepalive@openssh.com": handle(func(*session, *ssh.Request) (bool, []byte) { return true, nil }),
+		"tcpip-forward":        handle((*session).handleForward),
+		"cancel-tcpip-forward": handle((*session).handleCancel),
+		hostKeysProve:          handle((*session).handleProve),
+		keepalive:              handle(func(*session, *ssh.Request) (bool, []byte) { return true, nil }),
 		"streamlocal-forward@openssh.com": handle(func(s *session, _ *ssh.Request) (bool, []byte) {
-			s.deny(0, "a unix socket forward")
+			if s.asked() {
+				s.deny(0, "a unix socket forward")
+			}
 			return false, nil
 		}),
 		"default": handle(func(*session, *ssh.Request) (bool, []byte) { return false, nil }),

@@ -22,6 +22,7 @@ import (
 	"log/slog"
 	"net"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,7 +40,8 @@ type Config struct {
 	Keys *devicekey.Set
 	// Registry is told of every tunnel.
 	Registry *registry.Registry
-	// HostKeys prove the acceptor to devices, one per key type.
+	// HostKeys prove the acceptor to devices. The first of each type is used;
+	// all are announced, so that they can be rotated.
 	HostKeys []ssh.Signer
 	// Version stands in the identification string after "SSH-2.0-".
 	Version string
@@ -54,9 +56,11 @@ type Config struct {
 	// MaxAuthTries is how many failed attempts end a connection.
 	MaxAuthTries int
 	// MaxStartups is how many connections may be on their way to a login at
-	// once; further ones wait. MaxConnections bounds those logged in.
-	MaxStartups    int
-	MaxConnections int
+	// once, MaxStartupsPerSource how many of one source address without a
+	// live session; further ones wait. MaxConnections bounds those logged in.
+	MaxStartups          int
+	MaxStartupsPerSource int
+	MaxConnections       int
 	// MaxTunnels and MaxStreams bound a device's tunnels and each tunnel's
 	// open streams.
 	MaxTunnels int
@@ -73,16 +77,47 @@ type Config struct {
 // Server is the SSH side of the acceptor.
 type Server struct {
 	cfg       Config
+	delays    delays
 	ssh       *gliderssh.Server
+	gate      *gate
+	refusals  *refusals
 	takeovers takeovers
 	keys      atomic.Pointer[devicekey.Set]
-	loggedIn  atomic.Int64
-	places    chan struct{} // MaxStartups places before a login
 
-	mu    sync.Mutex // guards conns
-	conns map[*conn]struct{}
+	mu       sync.Mutex // guards all below
+	conns    map[*conn]struct{}
+	draining bool
 
 	background sync.WaitGroup // all goroutines but the accept loop
+}
+
+// delays are the server's patience where no flag asks for it. Tests shorten it.
+type delays struct {
+	// A connection that says nothing lets others have its place before the
+	// login.
+	silentStartup time.Duration
+	// A session may hold no forward for so long. A client without
+	// ExitOnForwardFailure would stay for ever and never try again.
+	unboundAfterLogin   time.Duration
+	unboundAfterRefusal time.Duration
+	// A device has so long to answer a channel open until the dial fails, and
+	// until its connection is closed: x/crypto waits for ever.
+	open   time.Duration
+	answer time.Duration
+	// A session that was replaced has so long to show that it is alive, and
+	// then for its open streams to end.
+	incumbent time.Duration
+	drain     time.Duration
+}
+
+var defaultDelays = delays{
+	silentStartup:       2 * time.Second,
+	unboundAfterLogin:   30 * time.Second,
+	unboundAfterRefusal: 5 * time.Second,
+	open:                5 * time.Second,
+	answer:              3 * time.Minute, // OpenSSH answers once its own connect(2) has, which takes up to 130 s
+	incumbent:           2 * time.Second,
+	drain:               5 * time.Minute,
 }
 
 // New returns a server that is ready to serve.
@@ -94,17 +129,20 @@ func New(cfg Config) (*Server, error) {
 		return nil, errors.New("forwarding: no host key") // the library would make one up
 	case cfg.AliveInterval <= 0 || cfg.AliveCount <= 0 || cfg.LoginGrace <= 0 || cfg.MaxAuthTries <= 0:
 		return nil, errors.New("the client alive interval and count, the login grace time and the auth tries must be above 0")
-	case cfg.MaxStartups <= 0 || cfg.MaxConnections <= 0 || cfg.MaxTunnels <= 0 || cfg.MaxStreams <= 0:
+	case cfg.MaxStartups <= 0 || cfg.MaxStartupsPerSource <= 0 || cfg.MaxConnections <= 0 || cfg.MaxTunnels <= 0 || cfg.MaxStreams <= 0:
 		return nil, errors.New("the limits of startups, connections, tunnels and streams must be above 0")
 	}
 	if err := checkCiphers(cfg.Ciphers); err != nil {
 		return nil, err
 	}
 	s := &Server{
-		cfg:    cfg,
-		places: make(chan struct{}, cfg.MaxStartups),
-		conns:  make(map[*conn]struct{}),
+		cfg:      cfg,
+		delays:   defaultDelays,
+		gate:     newGate(cfg),
+		refusals: &refusals{log: cfg.Log, counts: make(map[refusal]int64)},
+		conns:    make(map[*conn]struct{}),
 	}
+	s.takeovers.window = conflictWindow
 	s.takeovers.recent = make(map[registry.Key][]time.Time)
 	s.keys.Store(cfg.Keys)
 	s.ssh = &gliderssh.Server{
@@ -122,7 +160,7 @@ func New(cfg Config) (*Server, error) {
 		ChannelHandlers: s.channelHandlers(),
 		RequestHandlers: s.requestHandlers(),
 	}
-	for _, key := range cfg.HostKeys {
+	for _, key := range slices.Backward(cfg.HostKeys) { // the last one added of a type stays
 		s.ssh.AddHostKey(key)
 	}
 	return s, nil
@@ -134,36 +172,52 @@ func New(cfg Config) (*Server, error) {
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	stopped := context.AfterFunc(ctx, func() { _ = ln.Close() })
 	defer stopped()
+	keeping, stopKeeping := context.WithCancel(context.WithoutCancel(ctx))
+	s.background.Go(func() { s.keepHouse(keeping) })
 	err := s.accept(ctx, ln)
 	s.drain()
+	stopKeeping()
 	s.background.Wait()
+	s.gate.wake.Stop()
+	s.recordRefusals()
+	_ = s.cfg.Record(Event{Name: "drain_finished"})
 	return err
 }
 
 func (s *Server) accept(ctx context.Context, ln net.Listener) error {
 	for {
-		select {
-		case s.places <- struct{}{}:
-		case <-ctx.Done():
-			return nil
-		}
 		nc, err := ln.Accept()
-		if err != nil {
-			<-s.places
-			if ctx.Err() != nil {
-				return nil
-			}
-			if !temporary(err) {
-				return fmt.Errorf("accepting devices: %w", err)
-			}
-			s.cfg.Log.Warn("cannot accept a connection now", "error", err)
-			select {
-			case <-time.After(100 * time.Millisecond):
-			case <-ctx.Done():
-			}
+		if err == nil {
+			s.background.Go(func() { s.serveConn(nc) })
 			continue
 		}
-		s.background.Go(func() { s.serveConn(nc) })
+		if ctx.Err() != nil {
+			return nil
+		}
+		if !temporary(err) {
+			return fmt.Errorf("accepting devices: %w", err)
+		}
+		s.cfg.Log.Warn("cannot accept a connection now", "error", err)
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// keepHouse does once a minute what nothing else triggers, until ctx ends.
+func (s *Server) keepHouse(ctx context.Context) {
+	minute := time.NewTicker(time.Minute)
+	defer minute.Stop()
+	for {
+		select {
+		case <-minute.C:
+			s.recordRefusals()
+			s.gate.sweep(time.Now())
+			s.takeovers.sweep()
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 
@@ -173,11 +227,20 @@ func temporary(err error) bool { return !errors.Is(err, net.ErrClosed) }
 // serveConn serves one connection to its end.
 func (s *Server) serveConn(nc net.Conn) {
 	c := newConn(s, nc)
+	defer s.recoverConn(c, "end of a connection")
 	defer c.end("the connection ended")
 	defer s.recoverConn(c, "connection")
+	if evicted := s.gate.arrive(c); evicted != nil {
+		evicted.close("too many connections wait for their login")
+	}
 	s.mu.Lock()
+	draining := s.draining
 	s.conns[c] = struct{}{}
 	s.mu.Unlock()
+	if draining {
+		c.close(shutDown)
+		return
+	}
 	s.ssh.HandleConn(c)
 }
 
@@ -194,6 +257,9 @@ func (s *Server) handshakeFailed(nc net.Conn, err error) {
 	s.cfg.Log.Debug("handshake failed", "remote", nc.RemoteAddr().String(), "error", err)
 }
 
+// Counts says how many connections there are before and after their login.
+func (s *Server) Counts() (pending, loggedIn int) { return s.gate.counts() }
+
 // connections returns the connections of now.
 func (s *Server) connections() []*conn {
 	s.mu.Lock()
@@ -205,8 +271,14 @@ func (s *Server) connections() []*conn {
 	return conns
 }
 
+// shutDown is why the drain closes connections.
+const shutDown = "the acceptor shut down"
+
 // drain lets open streams finish and closes what is left.
 func (s *Server) drain() {
+	s.mu.Lock()
+	s.draining = true // a connection that was accepted last closes itself
+	s.mu.Unlock()
 	s.cfg.Registry.Drain()
 	_ = s.cfg.Record(Event{Name: "drain_started"})
 	deadline := time.NewTimer(s.cfg.DrainTimeout)
@@ -222,9 +294,8 @@ func (s *Server) drain() {
 		break
 	}
 	for _, c := range s.connections() {
-		c.close("the acceptor shut down")
+		c.close(shutDown)
 	}
-	_ = s.cfg.Record(Event{Name: "drain_finished"})
 }
 
 // closeIdle closes every connection without an open stream and says how many
@@ -235,7 +306,7 @@ func (s *Server) closeIdle() (busy int) {
 			busy++
 			continue
 		}
-		c.close("the acceptor shut down")
+		c.close(shutDown)
 	}
 	return busy
 }

@@ -25,6 +25,10 @@ type session struct {
 	rtt     atomic.Int64    // of the newest keepalive, nanoseconds
 	asking  atomic.Bool     // a keepalive is on its way
 
+	// Counted by gliderlabs' one goroutine per connection that handles requests.
+	requests int // for forwards
+	proofs   int // of host keys
+
 	mu      sync.Mutex // guards all below; the registry's lock comes after it
 	ended   bool
 	tunnels map[uint16]*tunnel
@@ -33,7 +37,8 @@ type session struct {
 }
 
 // sessionOf returns the connection's session, making it at its first request.
-// gliderlabs handles the requests of one connection one after the other.
+// gliderlabs handles the requests of one connection one after the other, and
+// the caller has called begin.
 func (s *Server) sessionOf(ctx gliderssh.Context, c *conn) *session {
 	if session := c.session.Load(); session != nil {
 		return session
@@ -48,13 +53,16 @@ func (s *Server) sessionOf(ctx gliderssh.Context, c *conn) *session {
 	}
 	n := &session{server: s, conn: c, ssh: sc, id: id, ctx: ctx, tunnels: make(map[uint16]*tunnel)}
 	n.mu.Lock()
-	n.alive = time.AfterFunc(s.cfg.AliveInterval, n.checkAlive)
+	n.alive = time.AfterFunc(jittered(s.cfg.AliveInterval), func() { n.start(n.checkAlive) })
 	if !id.grant.Expires.IsZero() {
-		n.expiry = time.AfterFunc(time.Until(id.grant.Expires), func() { n.revoke("its key expired") })
+		n.expiry = time.AfterFunc(time.Until(id.grant.Expires), func() {
+			n.start(func() { n.revoke("its key expired") })
+		})
 	}
 	n.mu.Unlock()
 	c.session.Store(n)
 	n.recheck(s.keys.Load()) // SetKeys may have passed between the login and now
+	n.start(n.announceHostKeys)
 	return n
 }
 

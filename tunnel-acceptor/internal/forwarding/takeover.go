@@ -8,14 +8,9 @@ import (
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/tunnel-acceptor/internal/registry"
 )
 
+// conflictTakeovers within conflictWindow, from incumbents that were alive,
+// mean that two machines share a key; the incumbent then stays for a window.
 const (
-	// incumbentPatience is how long the session that was replaced has to show
-	// that it is alive.
-	incumbentPatience = 2 * time.Second
-	// drainLimit is how long its open streams may go on.
-	drainLimit = 5 * time.Minute
-	// conflictTakeovers within conflictWindow, from incumbents that were alive,
-	// mean that two machines share a key; the incumbent then stays for a window.
 	conflictTakeovers = 3
 	conflictWindow    = time.Minute
 )
@@ -23,6 +18,8 @@ const (
 // takeovers deals with devices that ask for a port which an older session of
 // theirs still holds. The newcomer is active at once; this sees to the rest.
 type takeovers struct {
+	window time.Duration
+
 	mu     sync.Mutex
 	recent map[registry.Key][]time.Time // of live incumbents, within the window; at most conflictTakeovers each
 }
@@ -36,7 +33,7 @@ func (o *takeovers) denied(key registry.Key) bool {
 
 func (o *takeovers) freshLocked(key registry.Key) []time.Time {
 	times := o.recent[key]
-	for len(times) > 0 && time.Since(times[0]) > conflictWindow {
+	for len(times) > 0 && time.Since(times[0]) > o.window {
 		times = times[1:]
 	}
 	if len(times) == 0 {
@@ -45,6 +42,15 @@ func (o *takeovers) freshLocked(key registry.Key) []time.Time {
 	}
 	o.recent[key] = times
 	return times
+}
+
+// sweep forgets what is older than the window.
+func (o *takeovers) sweep() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for key := range o.recent {
+		o.freshLocked(key)
+	}
 }
 
 // takeOver looks after the tunnel that t replaced.
@@ -58,7 +64,7 @@ func (o *takeovers) takeOver(t *tunnel, generation uint64, replaced *registry.At
 	event.Reason = "replaces " + old.id + " from " + old.session.conn.remote.String()
 	_ = t.session.server.cfg.Record(event)
 	old.session.start(func() {
-		if !old.session.answers(incumbentPatience) {
+		if !old.session.answers(t.session.server.delays.incumbent) {
 			old.session.conn.close("a new session of the device took over; this one did not answer")
 			return
 		}
@@ -90,7 +96,7 @@ func (o *takeovers) noteAlive(t, old *tunnel) {
 // drain ends a tunnel that was replaced, once its streams have ended, and with
 // it the session if it holds no other.
 func (s *session) drain(old *tunnel) {
-	limit := time.NewTimer(drainLimit)
+	limit := time.NewTimer(s.server.delays.drain)
 	defer limit.Stop()
 	poll := time.NewTicker(100 * time.Millisecond)
 	defer poll.Stop()

@@ -14,11 +14,8 @@ import (
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/tunnel-acceptor/internal/registry"
 )
 
-// openTimeout bounds how long a device may take to answer a channel open.
-const openTimeout = 5 * time.Second
-
-// maxPendingOpens bounds the goroutines that a device which never answers can
-// pin: x/crypto's OpenChannel waits as long as the connection lives.
+// maxPendingOpens bounds the goroutines that a device which does not answer
+// can pin.
 const maxPendingOpens = 16
 
 // tunnel is one forward that a session holds.
@@ -80,13 +77,20 @@ func (t *tunnel) openChannel(ctx context.Context, release func()) (registry.Stre
 		stream *stream
 		err    error
 	}
-	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	server := t.session.server
+	ctx, cancel := context.WithTimeout(ctx, server.delays.open)
 	defer cancel()
 	result := make(chan opened)
 	running := t.session.start(func() {
 		defer t.pending.Add(-1)
+		unanswered := time.AfterFunc(server.delays.answer, func() {
+			t.session.conn.close("the device left a stream unanswered")
+		})
+		defer unanswered.Stop()
 		ch, reqs, err := t.session.ssh.OpenChannel("forwarded-tcpip", ssh.Marshal(forwardedChannel{
-			Label: t.label, Port: uint32(t.key.Port), OriginAddr: "127.0.0.1",
+			Label: t.label, Port: uint32(t.key.Port),
+			// The originator is ours to name; clients refuse its port 0.
+			OriginAddr: "127.0.0.1", OriginPort: uint32(t.key.Port),
 		}))
 		o := opened{err: err}
 		if err == nil {
@@ -116,7 +120,7 @@ func (t *tunnel) openChannel(ctx context.Context, release func()) (registry.Stre
 		return o.stream, nil
 	case <-ctx.Done():
 		t.session.start(t.session.askForLife) // find out now whether it is still there
-		return nil, fmt.Errorf("%w within %s", registry.ErrNoAnswer, openTimeout)
+		return nil, fmt.Errorf("%w within %s", registry.ErrNoAnswer, server.delays.open)
 	case <-t.session.ctx.Done():
 		return nil, fmt.Errorf("%w: its connection ended", registry.ErrNoAnswer)
 	}

@@ -84,7 +84,7 @@ type Stream interface {
 
 // Attachment is a tunnel that a session attaches to a slot.
 type Attachment struct {
-	Key            Key
+	Key
 	ID             string
 	Loopback       bool
 	RemoteAddress  string
@@ -110,6 +110,7 @@ type Registry struct {
 	revision uint64
 	draining bool
 	slots    map[Key]*slot
+	held     map[string]int // live tunnels of each device
 	watchers map[*Watcher]struct{}
 }
 
@@ -136,6 +137,7 @@ func New() *Registry {
 	return &Registry{
 		epoch:    rand.Text(),
 		slots:    make(map[Key]*slot),
+		held:     make(map[string]int),
 		watchers: make(map[*Watcher]struct{}),
 	}
 }
@@ -177,7 +179,9 @@ func (r *Registry) Attach(a *Attachment) (generation uint64, replaced *Attachmen
 		s = &slot{key: a.Key}
 		r.slots[a.Key] = s
 	}
-	replaced = s.active
+	if replaced = s.active; replaced == nil {
+		r.held[a.Device]++
+	}
 	s.active, s.state, s.since, s.loopback = a, Up, time.Now(), a.Loopback
 	s.generation++
 	r.publishLocked(s)
@@ -193,6 +197,9 @@ func (r *Registry) Detach(a *Attachment, reason string) {
 	if s == nil || s.active != a {
 		return
 	}
+	if r.held[a.Device]--; r.held[a.Device] == 0 {
+		delete(r.held, a.Device)
+	}
 	now := time.Now()
 	s.active, s.lastDown, s.lastReason = nil, now, reason
 	s.flaps = append(s.flaps, now)
@@ -201,6 +208,15 @@ func (r *Registry) Detach(a *Attachment, reason string) {
 	}
 	r.publishLocked(s)
 	r.forgetLocked(s)
+}
+
+// Room says whether the device may hold key within a limit of tunnels. A slot
+// that it holds already takes no further room.
+func (r *Registry) Room(key Key, limit int) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.slots[key]
+	return s != nil && s.active != nil || r.held[key.Device] < limit
 }
 
 // SetSuspect says whether the device behind a has been silent for too long.

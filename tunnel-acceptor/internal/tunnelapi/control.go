@@ -36,12 +36,17 @@ type Control struct {
 	hostKeys []string
 	health   *health.Server
 	watchers chan struct{}
+	// heartbeat is how long a watcher hears nothing at most.
+	heartbeat time.Duration
 }
 
 // NewControl returns a service over r. hostKeys are the acceptor's own, in
 // authorized_keys format.
 func NewControl(r *registry.Registry, hostKeys []string) *Control {
-	return &Control{registry: r, hostKeys: hostKeys, health: health.NewServer(), watchers: make(chan struct{}, maxWatchers)}
+	return &Control{
+		registry: r, hostKeys: hostKeys, health: health.NewServer(),
+		watchers: make(chan struct{}, maxWatchers), heartbeat: heartbeatInterval,
+	}
 }
 
 // Draining turns the health service to NOT_SERVING.
@@ -85,7 +90,7 @@ func (c *Control) WatchTunnels(_ *tunnelv1.WatchTunnelsRequest, stream grpc.Serv
 		return err
 	}
 	for {
-		change, err := nextWithin(stream.Context(), watcher, heartbeatInterval)
+		change, err := nextWithin(stream.Context(), watcher, c.heartbeat)
 		event := &tunnelv1.WatchTunnelsResponse{Epoch: snapshot.Epoch}
 		switch {
 		case errors.Is(err, registry.ErrSlowWatcher):

@@ -111,7 +111,7 @@ func (d *Dial) find(r *http.Request) (registry.Target, error) {
 		return registry.Target{}, errNotConnect
 	}
 	host, portText, err := net.SplitHostPort(r.Host)
-	if err != nil {
+	if err != nil || host == "" {
 		return registry.Target{}, fmt.Errorf("%w: %q is not HOST:PORT", errBadRequest, r.Host)
 	}
 	port, err := strconv.ParseUint(portText, 10, 16)
@@ -169,6 +169,9 @@ func (d *Dial) refuse(w http.ResponseWriter, r *http.Request, record audit.Recor
 	record.Reason = fmt.Sprintf("CONNECT %q: %v", r.Host, err)
 	_ = d.record(record)
 	w.Header().Set("Connection", "close")
+	if errors.Is(err, errNotConnect) {
+		w.Header().Set("Allow", http.MethodConnect)
+	}
 	http.Error(w, err.Error(), statusOf(err))
 }
 
