@@ -52,8 +52,7 @@ func read(r io.Reader, from string) (data []byte, signer ssh.Signer, err error) 
 		return nil, nil, fmt.Errorf("%s is too large for a private key", from)
 	}
 	signer, err = ssh.ParsePrivateKey(data)
-	var locked *ssh.PassphraseMissingError
-	if errors.As(err, &locked) {
+	if _, locked := errors.AsType[*ssh.PassphraseMissingError](err); locked {
 		return nil, nil, fmt.Errorf("%s has a passphrase, which nobody is there to type: remove it from a copy with ssh-keygen -p -N ''", from)
 	}
 	if err != nil {

@@ -89,7 +89,7 @@ func (f *markerFilter) found() []int {
 
 func parsePIDs(text string) []int {
 	var pids []int
-	for _, field := range strings.Fields(text) {
+	for field := range strings.FieldsSeq(text) {
 		pid, err := strconv.Atoi(field)
 		if err != nil || pid <= 1 {
 			return nil // 1 would signal everything

@@ -28,12 +28,12 @@ func (r *run) stop(ctx context.Context, unanswered bool, ended, drained <-chan s
 	if unanswered {
 		result.Executed = Maybe
 	}
-	group := r.group()
+	group := r.group(ctx)
 	for _, step := range []struct {
 		signal ssh.Signal
 		grace  time.Duration
 	}{{ssh.SIGTERM, termGrace}, {ssh.SIGKILL, killGrace}} {
-		if r.signalAndWait(step.signal, step.grace, group, ended, &result) {
+		if r.signalAndWait(ctx, step.signal, step.grace, group, ended, &result) {
 			result.State = StateStopped
 			break
 		}
@@ -44,17 +44,17 @@ func (r *run) stop(ctx context.Context, unanswered bool, ended, drained <-chan s
 
 // signalAndWait sends a signal and says whether everything was seen to end
 // within grace.
-func (r *run) signalAndWait(s ssh.Signal, grace time.Duration, group int, ended <-chan struct{}, result *Result) (stopped bool) {
+func (r *run) signalAndWait(ctx context.Context, s ssh.Signal, grace time.Duration, group int, ended <-chan struct{}, result *Result) (stopped bool) {
 	deadline := time.NewTimer(grace)
 	defer deadline.Stop()
 	r.signal(s)
 	if group != 0 {
-		r.ask(killGroup(string(s), group))
+		r.ask(ctx, killGroup(string(s), group))
 	}
 	poll := time.NewTicker(goneInterval)
 	defer poll.Stop()
 	for {
-		if group != 0 && r.gone(group) {
+		if group != 0 && r.gone(ctx, group) {
 			r.noteExit(result, goneInterval)
 			return true
 		}
@@ -93,10 +93,10 @@ func (result *Result) noteExit(x exit) {
 }
 
 // group finds the process group of the command, 0 if it is not known.
-func (r *run) group() int {
+func (r *run) group(ctx context.Context) int {
 	for _, pid := range r.stdout.found() {
 		// A shell that quotes runs a second shell, whose parent leads the group.
-		if r.ask(killGroup("0", pid)) == groupAlive {
+		if r.ask(ctx, killGroup("0", pid)) == groupAlive {
 			return pid
 		}
 		if r.command.Quote == nil {
@@ -106,7 +106,9 @@ func (r *run) group() int {
 	return 0
 }
 
-func (r *run) gone(group int) bool { return r.ask(killGroup("0", group)) == groupGone }
+func (r *run) gone(ctx context.Context, group int) bool {
+	return r.ask(ctx, killGroup("0", group)) == groupGone
+}
 
 // What kill(1) says of a process group.
 type groupState int
@@ -117,9 +119,10 @@ const (
 	groupGone
 )
 
-// ask runs a kill command on a channel of its own.
-func (r *run) ask(kill string) groupState {
-	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+// ask runs a kill command on a channel of its own. ctx has ended: only its
+// values count.
+func (r *run) ask(ctx context.Context, kill string) groupState {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
 	defer cancel()
 	if r.command.Quote != nil {
 		kill = r.command.Quote(kill)

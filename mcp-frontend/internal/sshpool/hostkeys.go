@@ -63,8 +63,7 @@ func (h *hostKeys) lookUp(address string) {
 	if err != nil {
 		panic(err) // a key of the right size is always a key
 	}
-	var unknown *knownhosts.KeyError
-	if errors.As(h.check(address, somewhere, stranger), &unknown) {
+	if unknown, ok := errors.AsType[*knownhosts.KeyError](h.check(address, somewhere, stranger)); ok {
 		h.known = unknown.Want
 	}
 }
@@ -157,8 +156,7 @@ func (p *Pool) ScanHostKeys(ctx context.Context, name string) ([]ssh.PublicKey, 
 			continue
 		}
 		last = err
-		var negotiation *ssh.AlgorithmNegotiationError
-		if !errors.As(err, &negotiation) {
+		if _, ok := errors.AsType[*ssh.AlgorithmNegotiationError](err); !ok {
 			break // it cannot be reached, whatever the kind
 		}
 	}

@@ -54,7 +54,7 @@ func (l *link) connected(ctx context.Context) (c *conn, reused bool, err error) 
 			return nil, false, err
 		}
 		d = &dialing{done: make(chan struct{})}
-		if !l.pool.start(func() { l.dial(d) }) {
+		if !l.pool.start(func() { l.dial(d) }) { //nolint:contextcheck // callers share a dial, which outlives any of them
 			l.mu.Unlock()
 			return nil, false, &Error{Code: Cancelled, Stage: StageDial, Err: errors.New("the gateway is shutting down"), FixBy: "operator"}
 		}

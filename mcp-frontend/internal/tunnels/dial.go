@@ -69,6 +69,7 @@ func Connect(ctx context.Context, dir, host string, port uint16, generation uint
 	}
 	stopped := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	reader := bufio.NewReader(conn)
+	//nolint:bodyclose // the body is the stream, or read by refusal
 	response, err := roundTrip(conn, reader, net.JoinHostPort(host, strconv.Itoa(int(port))), generation)
 	if !stopped() || ctx.Err() != nil {
 		_ = conn.Close()
@@ -93,7 +94,7 @@ func roundTrip(conn net.Conn, reader *bufio.Reader, authority string, generation
 	if _, err := io.WriteString(conn, request+"\r\n"); err != nil {
 		return nil, err
 	}
-	return http.ReadResponse(reader, &http.Request{Method: http.MethodConnect}) //nolint:bodyclose // the body is the stream, or read by refusal
+	return http.ReadResponse(reader, &http.Request{Method: http.MethodConnect})
 }
 
 // refusal reads the one line that says why.

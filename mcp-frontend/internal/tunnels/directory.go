@@ -88,13 +88,10 @@ func (d *Directory) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		heard, err := d.watch(ctx)
 		d.lose()
-		if ctx.Err() != nil {
-			return nil
-		}
 		if heard {
 			backoff, down = minBackoff, false
 		}
-		if !down {
+		if !down && ctx.Err() == nil {
 			down = true
 			d.log.Warn("the acceptor is not there, trying again and again", "dir", d.dir, "error", err)
 		}

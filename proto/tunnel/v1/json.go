@@ -1,3 +1,4 @@
+// Package tunnelv1 is the generated code of tunnel.v1, and its JSON form.
 package tunnelv1
 
 import (
