@@ -36,6 +36,7 @@ type Writer struct {
 	mu      sync.Mutex // guards all below; held before syncMu, never after
 	file    *os.File
 	size    int64  // of file as this writer left it; another size means that others wrote
+	torn    bool   // file ends in the middle of a line
 	seq     uint64 // of the newest record
 	head    string // its hash
 	appends uint64 // records that this writer has written
@@ -108,6 +109,9 @@ func (w *Writer) write(r Record) (seq, nth uint64, file *os.File, err error) {
 	if err != nil {
 		return 0, 0, nil, err
 	}
+	if w.torn { // the torn line stays as it is, and this record gets a line of its own
+		line = append([]byte("\n"), line...)
+	}
 	if _, err := w.file.Write(line); err != nil {
 		// A full disk must not leave half a line for the next record to join.
 		if truncErr := w.file.Truncate(w.size); truncErr != nil {
@@ -116,6 +120,7 @@ func (w *Writer) write(r Record) (seq, nth uint64, file *os.File, err error) {
 		return 0, 0, nil, err
 	}
 	w.size += int64(len(line))
+	w.torn = false
 	w.seq, w.head = r.Seq, hash
 	w.appends++
 	return r.Seq, w.appends, w.file, nil
@@ -208,20 +213,13 @@ func (w *Writer) rotate(unlock func()) (func(), error) {
 func rotated(path string, n int) string { return path + "." + strconv.Itoa(n) }
 
 // readEnd finds the newest record: in this file, or in the newest rotated one
-// if this is empty. A torn last line is ended, so that it stays as it is and
-// the next record stands on a line of its own.
+// if this is empty.
 func (w *Writer) readEnd(size int64) error {
 	last, torn, err := lastLine(w.file, size)
 	if err != nil {
 		return err
 	}
-	if torn {
-		if _, err := w.file.WriteString("\n"); err != nil {
-			return fmt.Errorf("ending a torn line of %s: %w", w.cfg.Path, err)
-		}
-		size++
-	}
-	w.size, w.seq, w.head = size, 0, firstPrev
+	w.size, w.torn, w.seq, w.head = size, torn, 0, firstPrev
 	if last == nil && size > 0 && !startsARecord(w.file) {
 		return fmt.Errorf("%s holds no audit record: move the file away, or choose another", w.cfg.Path)
 	}
@@ -280,11 +278,11 @@ func lastLine(f io.ReaderAt, size int64) (line []byte, torn bool, err error) {
 	return nil, torn, nil
 }
 
-// newestWhole returns the newest line of tail that is a sealed record. The
-// first line counts only if tail begins where the file does.
+// newestWhole returns the newest line of tail that is a sealed record, even if
+// only its newline is missing. The first line counts only if tail begins where
+// the file does.
 func newestWhole(tail []byte, fromStart bool) []byte {
-	end := bytes.LastIndexByte(tail, '\n')
-	for end >= 0 {
+	for end := len(tail); end >= 0; {
 		start := bytes.LastIndexByte(tail[:end], '\n') + 1
 		if start == 0 && !fromStart {
 			return nil

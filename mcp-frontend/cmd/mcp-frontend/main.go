@@ -25,6 +25,7 @@ type cli struct {
 	Check       checkCmd         `cmd:"" help:"Validate connections.json, keys, known hosts and policies."`
 	Trust       trustCmd         `cmd:"" help:"Fetch a device's host keys, for known_hosts."`
 	Keys        keysCmd          `cmd:"" help:"Make, import and show the gateway's client keys."`
+	Audit       auditCmd         `cmd:"" help:"Verify and read audit trails."`
 	Healthcheck healthcheckCmd   `cmd:"" help:"Exit 0 when the daemon serves."`
 	Version     kong.VersionFlag `env:"-" help:"Print the version."`
 }
