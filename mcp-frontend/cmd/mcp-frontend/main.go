@@ -22,6 +22,7 @@ type cli struct {
 	Serve       serveCmd         `cmd:"" help:"Run the daemon that attached clients share."`
 	Attach      attachCmd        `cmd:"" help:"Connect stdin and stdout to the daemon: what an MCP client starts."`
 	Stdio       stdioCmd         `cmd:"" help:"Serve one MCP client on stdin and stdout, without a daemon."`
+	Status      statusCmd        `cmd:"" help:"Show the devices as the daemon sees them."`
 	Check       checkCmd         `cmd:"" help:"Validate connections.json, keys, known hosts and policies."`
 	Trust       trustCmd         `cmd:"" help:"Fetch a device's host keys, for known_hosts."`
 	Keys        keysCmd          `cmd:"" help:"Make, import and show the gateway's client keys."`

@@ -1,12 +1,7 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
 	"net"
 	"os"
 	"time"
@@ -68,26 +63,6 @@ const healthTimeout = 3 * time.Second
 
 // Run asks the daemon for a sign of life, as any MCP client may.
 func (c *healthcheckCmd) Run(ctx context.Context) error {
-	conn, err := localsocket.Dial(ctx, c.MCPSocket)
-	if err != nil {
-		return fmt.Errorf("no daemon serves on %s: %w", c.MCPSocket, err)
-	}
-	defer func() { _ = conn.Close() }()
-	if err := conn.SetDeadline(time.Now().Add(healthTimeout)); err != nil {
-		return err
-	}
-	if _, err := io.WriteString(conn, `{"jsonrpc":"2.0","id":1,"method":"ping"}`+"\n"); err != nil {
-		return fmt.Errorf("asking the daemon: %w", err)
-	}
-	line, err := bufio.NewReader(io.LimitReader(conn, 64<<10)).ReadBytes('\n')
-	if err != nil {
-		return fmt.Errorf("the daemon does not answer: %w", err)
-	}
-	var answer struct {
-		Result *json.RawMessage
-	}
-	if json.Unmarshal(line, &answer) != nil || answer.Result == nil {
-		return errors.New("the daemon gave an answer that is none")
-	}
-	return nil
+	_, err := c.ask(ctx, "ping", "{}", healthTimeout)
+	return err
 }

@@ -33,6 +33,12 @@ func (t *tools) listDevices(ctx context.Context, args listArgs) result {
 	if _, err := t.cfg.Record(r); err != nil {
 		return failure(auditUnavailable(err))
 	}
+	return result{value: map[string]any{"devices": t.devices(ctx, args)}}
+}
+
+// devices returns the devices that args asks for. Just after the start it
+// waits a moment for the acceptor's word.
+func (t *tools) devices(ctx context.Context, args listArgs) []device {
 	if t.cfg.Tunnels != nil {
 		t.cfg.Tunnels.Settle(ctx)
 	}
@@ -43,7 +49,7 @@ func (t *tools) listDevices(ctx context.Context, args listArgs) result {
 			devices = append(devices, d)
 		}
 	}
-	return result{value: map[string]any{"devices": devices}}
+	return devices
 }
 
 // describe says what is known of a device without asking it.

@@ -66,11 +66,18 @@ func New(version string, cfg Config) (*server.MCPServer, error) {
 	if cfg.Pool == nil || cfg.Policy == nil || cfg.Limits == nil || cfg.Record == nil || cfg.Caller == nil || cfg.Log == nil {
 		return nil, errors.New("mcptools: a part of the configuration is nil")
 	}
+	t := &tools{cfg: cfg}
 	s := server.NewMCPServer("mcp-ssh-gateway", version,
 		server.WithTitle("SSH gateway"),
 		server.WithInstructions(Instructions),
-		server.WithToolCapabilities(false))
-	t := &tools{cfg: cfg}
+		server.WithToolCapabilities(false),
+		server.WithResourceCapabilities(false, false),
+		server.WithPromptCapabilities(false),
+		server.WithCompletions(),
+		server.WithPromptCompletionProvider(completions{t}),
+		server.WithResourceCompletionProvider(completions{t}))
+	t.addResources(s)
+	addPrompts(s)
 	for _, tool := range []tool{
 		{"ssh_list_devices", with(t.listDevices), t.refuse("ssh_list_devices")},
 		{"ssh_run", with(t.run), t.refuseRun},
