@@ -89,16 +89,23 @@ type aRun struct {
 	result  runResult
 }
 
-// run is ssh_run: judge, connect, record, run, record.
-func (t *tools) run(ctx context.Context, args runArgs) result {
-	r := t.newRun(ctx, args)
+// judge is how a tool asks the policy about a command.
+type judge func(p *policy.Policy, command string) policy.Verdict
+
+// run is ssh_run and ssh_run_readonly: judge, connect, record, run, record.
+func (t *tools) run(tool string, ask judge) func(context.Context, runArgs) result {
+	return func(ctx context.Context, args runArgs) result { return t.runOne(ctx, tool, ask, args) }
+}
+
+func (t *tools) runOne(ctx context.Context, tool string, ask judge, args runArgs) result {
+	r := t.newRun(ctx, tool, args)
 	if _, err := t.cfg.Pool.Device(args.Device); err != nil {
 		return r.failed("run_failed", string(remote.NotConnected), connectError(err))
 	}
 	if e := r.bound(t.cfg.Limits(args.Device)); e != nil {
 		return r.failed("run_denied", "denied", *e)
 	}
-	if e := r.judge(t.cfg.Policy(args.Device)); e != nil {
+	if e := r.judge(ask, t.cfg.Policy(args.Device)); e != nil {
 		return r.failed("run_denied", "denied", *e)
 	}
 	if args.DryRun {
@@ -132,22 +139,24 @@ func (t *tools) run(ctx context.Context, args runArgs) result {
 
 // refuseRun answers arguments that do not fit with all that a run's result
 // has. Of the arguments it keeps what can be read.
-func (t *tools) refuseRun(ctx context.Context, raw json.RawMessage, problem string) result {
-	var args runArgs
-	_ = json.Unmarshal(raw, &args) // some of them have the wrong type, which is the problem
-	return t.newRun(ctx, args).failed("run_denied", "denied", invalidArgument(problem))
+func (t *tools) refuseRun(tool string) func(context.Context, json.RawMessage, string) result {
+	return func(ctx context.Context, raw json.RawMessage, problem string) result {
+		var args runArgs
+		_ = json.Unmarshal(raw, &args) // some of them have the wrong type, which is the problem
+		return t.newRun(ctx, tool, args).failed("run_denied", "denied", invalidArgument(problem))
+	}
 }
 
 // maxConnect is more than any device's connect timeout with its retries.
 const maxConnect = time.Minute
 
-func (t *tools) newRun(ctx context.Context, args runArgs) *aRun {
+func (t *tools) newRun(ctx context.Context, tool string, args runArgs) *aRun {
 	r := &aRun{tools: t, began: time.Now(), args: args, record: t.record(ctx, "")}
 	r.result = runResult{
 		RunID: rand.Text(), Device: args.Device, Executed: string(remote.No), RemoteState: string(remote.StateUnknown),
 		Encoding: "utf-8", Policy: policyResult{Decision: "none", Rule: "not judged"},
 	}
-	r.record.Tool, r.record.RunID, r.record.Device = "ssh_run", r.result.RunID, args.Device
+	r.record.Tool, r.record.RunID, r.record.Device = tool, r.result.RunID, args.Device
 	r.record.Command, r.record.Cwd = args.Command, args.Cwd
 	if args.Stdin != nil {
 		sum := sha256.Sum256([]byte(*args.Stdin))
@@ -185,8 +194,8 @@ func limitExceeded(message string) *toolError {
 }
 
 // judge asks the policy, and settles what is sent if it agrees.
-func (r *aRun) judge(p *policy.Policy) *toolError {
-	r.verdict = p.Command(r.args.Command)
+func (r *aRun) judge(ask judge, p *policy.Policy) *toolError {
+	r.verdict = ask(p, r.args.Command)
 	r.text = r.verdict.Canonical
 	if r.args.Cwd != "" && r.verdict.Decision != policy.Deny {
 		if cwd := p.Cwd(r.args.Cwd); cwd.Decision != policy.Allow {
