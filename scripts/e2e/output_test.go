@@ -145,6 +145,9 @@ func headAndTail(t *testing.T, run runResult, full string, most int) {
 	if !run.Truncated || run.StdoutBytes != int64(len(full)) {
 		t.Errorf("truncated %v, stdout_bytes %d, want true and %d", run.Truncated, run.StdoutBytes, len(full))
 	}
+	if run.OutputID == nil || *run.OutputID == "" {
+		t.Errorf("output_id: got %v of a truncated output", show(run.OutputID))
+	}
 	const marker = 200 // room for the words that say what is left out
 	if len(run.Stdout) > most+marker {
 		t.Errorf("got %d bytes, want at most %d", len(run.Stdout), most)
@@ -158,5 +161,74 @@ func headAndTail(t *testing.T, run runResult, full string, most int) {
 	}
 	if !strings.HasSuffix(run.Stdout, full[len(full)-edge:]) {
 		t.Errorf("the tail is missing: stdout ends %q", run.Stdout[max(0, len(run.Stdout)-80):])
+	}
+}
+
+// What was too long is read in full by its handle.
+func TestOutputRead(t *testing.T) {
+	t.Parallel()
+	userKey := newKey(t)
+	f := newFrontend(t, "")
+	f.addDirect(t, directDevice, startSSHD(t, userKey), logins[0], userKey)
+	c := f.stdio(t)
+	run := c.run(t, directDevice, "seq 1 100000; ls /nonexistent")
+	if run.OutputID == nil || *run.OutputID == "" {
+		t.Fatalf("no output_id: %+v", run)
+	}
+	type part struct {
+		Content    string
+		Encoding   string
+		Offset     int64
+		NextOffset int64 `json:"next_offset"`
+		EOF        bool
+		Error      *toolError
+	}
+	read := func(more args) part {
+		t.Helper()
+		more["output_id"] = *run.OutputID
+		if more["stream"] == nil {
+			more["stream"] = "stdout"
+		}
+		return decode[part](t, c.callTool(t, "ssh_output_read", more))
+	}
+	var full, got strings.Builder
+	for i := range 100000 {
+		fmt.Fprintln(&full, i+1)
+	}
+	for p := (part{}); !p.EOF; {
+		p = read(args{"offset": p.NextOffset, "max_bytes": 300000})
+		if p.Error != nil || p.Content == "" {
+			t.Fatalf("reading on from %d: %+v", got.Len(), p)
+		}
+		got.WriteString(p.Content)
+	}
+	if got.String() != full.String() {
+		t.Errorf("read %d bytes, want the %d of seq", got.Len(), full.Len())
+	}
+	if p := read(args{"tail_lines": 2}); p.Content != "99999\n100000\n" || !p.EOF {
+		t.Errorf("tail_lines 2: %+v", p)
+	}
+	if p := read(args{"grep": "^7777[0-2]$"}); p.Content != "77770\n77771\n77772\n" || !p.EOF {
+		t.Errorf("grep: %+v", p)
+	}
+	if p := read(args{"stream": "stderr"}); !strings.Contains(p.Content, "/nonexistent") {
+		t.Errorf("stderr, which was short: %+v", p)
+	}
+	for name, tt := range map[string]struct {
+		more args
+		code string
+	}{
+		"bad pattern":        {args{"grep": "("}, "INVALID_ARGUMENT"},
+		"tail and grep":      {args{"grep": "x", "tail_lines": 1}, "INVALID_ARGUMENT"},
+		"unknown handle":     {args{"output_id": strings.Repeat("A", 26)}, "HANDLE_EXPIRED"},
+		"handle with a path": {args{"output_id": "../../audit.jsonl"}, "HANDLE_EXPIRED"},
+	} {
+		arguments := args{"output_id": *run.OutputID, "stream": "stdout"}
+		for k, v := range tt.more {
+			arguments[k] = v
+		}
+		if p := decode[part](t, c.callTool(t, "ssh_output_read", arguments)); p.Error == nil || p.Error.Code != tt.code {
+			t.Errorf("%s: got %+v, want %s", name, p, tt.code)
+		}
 	}
 }

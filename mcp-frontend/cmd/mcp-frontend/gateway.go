@@ -12,10 +12,12 @@ import (
 	"strings"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/connections"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/mcpserve"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/mcptools"
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/outputs"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/policy"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/sshpool"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/tunnels"
@@ -32,7 +34,7 @@ type gatewayFlags struct {
 	AuditMaxSize program.Size `default:"64MiB" help:"Size at which the audit trail is rotated."`
 	AuditKeep    int          `default:"10" help:"Rotated audit files that are kept."`
 	TransferDir  string       `placeholder:"DIR" help:"Where file transfers read and write (default transfers beside connections.json; no tool uses it yet)."`
-	StateDir     string       `placeholder:"DIR" help:"Output spool and jobs (default state beside connections.json; no tool uses it yet)."`
+	StateDir     string       `placeholder:"DIR" help:"Long outputs, for an hour (default state beside connections.json)."`
 	KeysDir      string       `placeholder:"DIR" help:"Client keys; gateway.key is made at first start (default keys beside connections.json)."`
 }
 
@@ -91,9 +93,22 @@ func (f gatewayFlags) open(log *slog.Logger) (*gateway, error) {
 	return g, nil
 }
 
+// Bounds of the outputs that are kept for ssh_output_read.
+const (
+	maxKeptStream = 256 << 20
+	maxKept       = 1 << 30
+	maxKeptAge    = time.Hour
+)
+
 func (g *gateway) serveTools() error {
+	kept, err := outputs.Open(outputs.Config{
+		Dir: filepath.Join(g.flags.stateDir(), "outputs"), MaxStream: maxKeptStream, MaxTotal: maxKept, MaxAge: maxKeptAge,
+	})
+	if err != nil {
+		return err
+	}
 	server, err := mcptools.New(versionText(), mcptools.Config{
-		Pool: g.pool, Tunnels: g.tunnels,
+		Pool: g.pool, Tunnels: g.tunnels, Outputs: kept,
 		Policy: func(device string) *policy.Policy { return g.rulesOf(device).policy },
 		Limits: func(device string) mcptools.Limits { return g.rulesOf(device).limits },
 		Record: g.trail.Append,
@@ -181,6 +196,13 @@ func (f gatewayFlags) keysDir() string {
 		return f.KeysDir
 	}
 	return f.beside("keys")
+}
+
+func (f gatewayFlags) stateDir() string {
+	if f.StateDir != "" {
+		return f.StateDir
+	}
+	return f.beside("state")
 }
 
 // close ends what open began.

@@ -63,5 +63,14 @@ func connectError(err error) toolError {
 	return t
 }
 
+// internal is an error that is our own: its text goes to the log only.
+func (t *tools) internal(doing string, err error) toolError {
+	t.cfg.Log.Error("internal error", "doing", doing, "error", err)
+	return toolError{
+		Code: "INTERNAL", Message: "something in the gateway failed while " + doing, Stage: "gateway",
+		Hint: "tell the operator to look at the gateway's log", FixBy: byOperator,
+	}
+}
+
 // seconds rounds up, so that waiting so long is always enough.
 func seconds(d time.Duration) int { return int(math.Ceil(d.Seconds())) }

@@ -22,6 +22,7 @@ import (
 	"github.com/mark3labs/mcp-go/server"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/outputs"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/policy"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/sshpool"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/tunnels"
@@ -33,6 +34,8 @@ type Config struct {
 	Pool *sshpool.Pool
 	// Tunnels is nil where the gateway runs without an acceptor.
 	Tunnels *tunnels.Directory
+	// Outputs keeps what is too long to be returned.
+	Outputs *outputs.Store
 	// Policy returns a device's policy; never nil.
 	Policy func(device string) *policy.Policy
 	// Limits returns what a device's policy allows a run at most.
@@ -63,7 +66,7 @@ truncated output keeps head and tail: narrow the command with grep, head or tail
 // New returns an MCP server with all tools. It fails if a tool's definition is
 // not sound.
 func New(version string, cfg Config) (*server.MCPServer, error) {
-	if cfg.Pool == nil || cfg.Policy == nil || cfg.Limits == nil || cfg.Record == nil || cfg.Caller == nil || cfg.Log == nil {
+	if cfg.Pool == nil || cfg.Outputs == nil || cfg.Policy == nil || cfg.Limits == nil || cfg.Record == nil || cfg.Caller == nil || cfg.Log == nil {
 		return nil, errors.New("mcptools: a part of the configuration is nil")
 	}
 	t := &tools{cfg: cfg}
@@ -80,6 +83,7 @@ func New(version string, cfg Config) (*server.MCPServer, error) {
 	addPrompts(s)
 	for _, tool := range []tool{
 		{"ssh_list_devices", with(t.listDevices), t.refuse("ssh_list_devices")},
+		{"ssh_output_read", with(t.readOutput), t.refuse("ssh_output_read")},
 		{"ssh_run", with(t.run("ssh_run", (*policy.Policy).Command)), t.refuseRun("ssh_run")},
 		{"ssh_run_readonly", with(t.run("ssh_run_readonly", (*policy.Policy).ReadOnlyCommand)), t.refuseRun("ssh_run_readonly")},
 	} {

@@ -11,6 +11,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/outputs"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/policy"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/remote"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/sshpool"
@@ -85,6 +86,7 @@ type aRun struct {
 	output  int
 	any     bool // any login shell will do
 	shell   remote.Shell
+	keeper  keeper
 	record  audit.Record // what every record of this run says
 	result  runResult
 }
@@ -152,6 +154,7 @@ const maxConnect = time.Minute
 
 func (t *tools) newRun(ctx context.Context, tool string, args runArgs) *aRun {
 	r := &aRun{tools: t, began: time.Now(), args: args, record: t.record(ctx, "")}
+	r.keeper = keeper{tools: t, id: outputs.NewID()}
 	r.result = runResult{
 		RunID: rand.Text(), Device: args.Device, Executed: string(remote.No), RemoteState: string(remote.StateUnknown),
 		Encoding: "utf-8", Policy: policyResult{Decision: "none", Rule: "not judged"},
@@ -241,7 +244,9 @@ func (r *aRun) connected(lease *sshpool.Lease) {
 }
 
 func (r *aRun) command(ctx context.Context) remote.Command {
-	c := remote.Command{Text: r.text, MaxOutput: r.output, Posix: r.shell == remote.Posix, Quote: quoter(r.shell)}
+	c := remote.Command{
+		Text: r.text, MaxOutput: r.output, Spill: r.keeper.spill, Posix: r.shell == remote.Posix, Quote: quoter(r.shell),
+	}
 	if c.Quote != nil {
 		c.Posix = true // by sh -c
 	}
@@ -278,6 +283,7 @@ func (r *aRun) finished(seen remote.Result) result {
 	res := &r.result
 	res.Outcome, res.Executed, res.RemoteState = string(seen.Outcome), string(seen.Executed), string(seen.State)
 	res.ExitCode, res.Signal = seen.ExitCode, seen.Signal
+	res.OutputID = r.keeper.keep(seen)
 	stdout, stderr := seen.Stdout.Bytes(), seen.Stderr.Bytes()
 	res.Stdout, res.Stderr = string(stdout), string(stderr)
 	if !utf8.Valid(stdout) || !utf8.Valid(stderr) {

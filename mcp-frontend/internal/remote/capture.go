@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"hash"
+	"io"
 	"strings"
 	"sync"
 	"unicode"
@@ -23,10 +24,14 @@ type Capture struct {
 	total    int64
 	hash     hash.Hash
 	reported int64 // total when a line was last shown as progress
+	// spill opens a place for the whole stream once it is longer than limit;
+	// nil if there is none, or it has been opened. It may return nil.
+	spill func() io.WriteCloser
+	whole io.WriteCloser // nil while nothing is spilled
 }
 
-func newCapture(limit int) *Capture {
-	return &Capture{limit: limit, hash: sha256.New()}
+func newCapture(limit int, spill func() io.WriteCloser) *Capture {
+	return &Capture{limit: limit, hash: sha256.New(), spill: spill}
 }
 
 // maxProgressLine bounds what progress shows of a line.
@@ -36,6 +41,7 @@ const maxProgressLine = 200
 func (c *Capture) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.spillLocked(p)
 	c.total += int64(len(p))
 	c.hash.Write(p)
 	rest := p
@@ -46,6 +52,40 @@ func (c *Capture) Write(p []byte) (int, error) {
 	}
 	c.ringLocked(rest)
 	return len(p), nil
+}
+
+// spillLocked keeps the stream whole elsewhere from when it outgrows the
+// limit. A place that fails is given up: head and tail are still here.
+func (c *Capture) spillLocked(p []byte) {
+	if c.spill != nil && c.total+int64(len(p)) > int64(c.limit) {
+		c.whole, c.spill = c.spill(), nil
+		if c.whole != nil {
+			c.writeWholeLocked(append(append([]byte(nil), c.head...), c.tail...)) // the tail has not wrapped yet
+		}
+	}
+	c.writeWholeLocked(p)
+}
+
+func (c *Capture) writeWholeLocked(p []byte) {
+	if c.whole == nil {
+		return
+	}
+	if _, err := c.whole.Write(p); err != nil {
+		_ = c.whole.Close()
+		c.whole = nil
+	}
+}
+
+// Spilled ends the stream and says whether the whole of it was kept elsewhere.
+func (c *Capture) Spilled() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.whole == nil {
+		return false
+	}
+	err := c.whole.Close()
+	c.whole = nil
+	return err == nil
 }
 
 func (c *Capture) headRoom() int { return c.limit - c.limit/2 }

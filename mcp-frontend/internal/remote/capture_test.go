@@ -18,7 +18,7 @@ func TestCaptureKeepsHeadAndTail(t *testing.T) {
 				for i := range input {
 					input[i] = byte('a' + i%26)
 				}
-				c := newCapture(limit)
+				c := newCapture(limit, nil)
 				for rest := input; len(rest) > 0; {
 					n := min(step, len(rest))
 					if _, err := c.Write(rest[:n]); err != nil {
@@ -45,7 +45,7 @@ func TestCaptureKeepsHeadAndTail(t *testing.T) {
 
 func TestCaptureSplitsNoRune(t *testing.T) {
 	for limit := 2; limit < 40; limit++ {
-		c := newCapture(limit)
+		c := newCapture(limit, nil)
 		text := strings.Repeat("aé€😀", 100)
 		if _, err := c.Write([]byte(text)); err != nil {
 			t.Fatal(err)
@@ -67,7 +67,7 @@ func TestCaptureSplitsNoRune(t *testing.T) {
 }
 
 func TestCaptureShowsTheNewestLineOnce(t *testing.T) {
-	c := newCapture(100)
+	c := newCapture(100, nil)
 	for _, step := range []struct{ write, want string }{
 		{"", ""},
 		{"first\nsecond\n", "second"},

@@ -74,6 +74,9 @@ type Command struct {
 	Stdin []byte
 	// MaxOutput is how many bytes of each stream are kept.
 	MaxOutput int
+	// Spill opens a place for a whole stream ("stdout" or "stderr") that is
+	// longer than MaxOutput; it may return nil. nil for none.
+	Spill func(stream string) io.WriteCloser
 	// Progress is given the newest line of output, at most once a second; nil
 	// for none. Called from one goroutine.
 	Progress func(line string)
@@ -99,12 +102,19 @@ type Result struct {
 // the outcome is TimedOut, else Cancelled.
 func Run(ctx context.Context, client *ssh.Client, c Command) Result {
 	r := &run{
-		client: client, command: c, exit: make(chan exit, 1), stderr: newCapture(c.MaxOutput),
-		stdout: &markerFilter{dst: newCapture(c.MaxOutput), mark: newMarker(), done: !c.Posix},
+		client: client, command: c, exit: make(chan exit, 1), stderr: newCapture(c.MaxOutput, c.spiller("stderr")),
+		stdout: &markerFilter{dst: newCapture(c.MaxOutput, c.spiller("stdout")), mark: newMarker(), done: !c.Posix},
 	}
 	result := r.run(ctx)
 	result.Stdout, result.Stderr = r.stdout.dst, r.stderr
 	return result
+}
+
+func (c Command) spiller(stream string) func() io.WriteCloser {
+	if c.Spill == nil {
+		return nil
+	}
+	return func() io.WriteCloser { return c.Spill(stream) }
 }
 
 type run struct {
