@@ -92,10 +92,13 @@ const (
 
 // seal returns r as a line with its newline, and the line's hash.
 func seal(r Record) (line []byte, hash string, err error) {
-	body, err := json.Marshal(r)
-	if err != nil {
+	var b bytes.Buffer
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(false) // people search the trail for what was run
+	if err := encoder.Encode(r); err != nil {
 		return nil, "", fmt.Errorf("encoding an audit record: %w", err)
 	}
+	body := bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 	sum := sha256.Sum256(body)
 	hash = hex.EncodeToString(sum[:])
 	line = append(body[:len(body)-1], hashMember...)

@@ -106,7 +106,9 @@ func asForeignUser(t *testing.T, program string, args ...string) *exec.Cmd {
 func readableByOthers(t *testing.T, path string) string {
 	t.Helper()
 	to := filepath.Join(shortDir(t), filepath.Base(path))
-	write(t, to, read(t, path), 0o755)
+	// By another process: a program that we are writing cannot be started while
+	// a child that another test forked meanwhile still has the file open.
+	output(t, "install", "-m", "755", path, to)
 	return to
 }
 

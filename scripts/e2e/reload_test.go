@@ -55,8 +55,10 @@ func TestReloadMovesPort(t *testing.T) {
 func TestReloadByFileChange(t *testing.T) {
 	t.Parallel()
 	k, server := newKey(t), startSSHD(t, newKey(t))
-	a := startAcceptor(t)
-	write(t, a.authorizedKeys, lines(grant("late", k, 22001)), 0o600) // no SIGHUP
+	early := newKey(t)
+	a := startAcceptor(t, grant("early", early, 22002))
+	openTunnel(t, a, early, toSSHD("22002", server))                                                // its live session keeps this source from being penalised
+	write(t, a.authorizedKeys, lines(grant("early", early, 22002), grant("late", k, 22001)), 0o600) // no SIGHUP
 	eventually(t, soon, "the key is taken", func() error { return loginError(t, a, k) })
 	openTunnel(t, a, k, toSSHD("22001", server))
 }

@@ -20,7 +20,7 @@ type attachCmd struct{ socketFlag }
 // Run carries bytes between the process's streams and the daemon's socket. It
 // prints nothing of its own on stdout.
 func (c *attachCmd) Run(ctx context.Context, streams program.Streams) error {
-	conn, err := c.dial(ctx)
+	conn, err := c.dial(ctx, streams.Err)
 	if err != nil {
 		return err
 	}
@@ -48,19 +48,22 @@ func (c *attachCmd) Run(ctx context.Context, streams program.Streams) error {
 	return fmt.Errorf("the daemon on %s ended the conversation", c.MCPSocket)
 }
 
-func (c *attachCmd) dial(ctx context.Context) (net.Conn, error) {
+func (c *attachCmd) dial(ctx context.Context, says io.Writer) (net.Conn, error) {
 	deadline := time.Now().Add(attachPatience)
-	for {
+	for waited := false; ; waited = true {
 		conn, err := localsocket.Dial(ctx, c.MCPSocket)
 		if err == nil {
 			return conn, nil
+		}
+		if !waited {
+			_, _ = fmt.Fprintf(says, "mcp-frontend: waiting up to %s for a daemon on %s\n", attachPatience, c.MCPSocket)
 		}
 		if time.Now().After(deadline) {
 			return nil, fmt.Errorf("no daemon serves on %s (start mcp-frontend serve): %w", c.MCPSocket, err)
 		}
 		select {
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, fmt.Errorf("stopped while waiting for a daemon on %s", c.MCPSocket)
 		case <-time.After(50 * time.Millisecond):
 		}
 	}

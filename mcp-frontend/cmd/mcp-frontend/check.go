@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/sshpool"
@@ -41,6 +42,9 @@ func (c *checkCmd) Run(_ context.Context, streams program.Streams) error {
 		return err
 	}
 	defer pool.Close()
+	if c.AcceptorDir == "" {
+		log.Warn("no --acceptor-dir: devices in tunnel mode cannot be reached")
+	}
 	devices := make([]checked, 0)
 	wrong := 0
 	for _, d := range set.Devices() {
@@ -63,7 +67,7 @@ func (c *checkCmd) Run(_ context.Context, streams program.Streams) error {
 		return err
 	}
 	if wrong > 0 {
-		return fmt.Errorf("%d problems in %d devices", wrong, len(devices))
+		return fmt.Errorf("problems: %d (devices: %d)", wrong, len(devices))
 	}
 	return nil
 }
@@ -76,15 +80,21 @@ func (c *checkCmd) print(streams program.Streams, devices []checked) error {
 	}
 	var text strings.Builder
 	for _, d := range devices {
+		for _, problem := range d.Problems {
+			fmt.Fprintf(&text, "PROBLEM  %s: %s\n", d.Name, problem)
+		}
+	}
+	// Devices under the same policy stand together above its words.
+	for i, d := range devices {
 		fmt.Fprintf(&text, "%s (%s, %s)\n", d.Name, d.Mode, d.Address)
+		if i+1 < len(devices) && slices.Equal(d.Policy, devices[i+1].Policy) {
+			continue
+		}
 		for _, line := range d.Policy {
 			fmt.Fprintf(&text, "    %s\n", line)
 		}
-		for _, problem := range d.Problems {
-			fmt.Fprintf(&text, "    PROBLEM: %s\n", problem)
-		}
 	}
-	fmt.Fprintf(&text, "%d devices in %s\n", len(devices), c.connectionsFile().Value)
+	fmt.Fprintf(&text, "devices: %d in %s\n", len(devices), c.connectionsFile().Value)
 	_, err := fmt.Fprint(streams.Out, text.String())
 	return err
 }

@@ -17,7 +17,7 @@ import (
 type deviceFlags struct {
 	Connections program.Path `placeholder:"FILE" help:"Devices (default data/connections.json)."`
 	KnownHosts  program.Path `placeholder:"FILE" help:"Host keys in OpenSSH's known_hosts format (default known_hosts beside connections.json)."`
-	AcceptorDir string       `default:"run/acceptor" placeholder:"DIR" help:"The acceptor's --run-dir; empty for no tunnels."`
+	AcceptorDir string       `default:"run/acceptor" placeholder:"DIR" help:"The acceptor's --run-dir; empty for no tunnels (default run/acceptor)."`
 }
 
 func (f deviceFlags) connectionsFile() program.Path { return f.Connections.Or("data/connections.json") }

@@ -77,6 +77,7 @@ func (f gatewayFlags) open(log *slog.Logger) (*gateway, error) {
 	if g.pool, err = sshpool.New(cfg); err != nil {
 		return nil, err
 	}
+	g.warnUnusable()
 	path := f.AuditLog
 	if path == "" {
 		path = f.beside("audit.jsonl")
@@ -111,7 +112,7 @@ func (g *gateway) serveTools() error {
 		Pool: g.pool, Tunnels: g.tunnels, Outputs: kept,
 		Policy: func(device string) *policy.Policy { return g.rulesOf(device).policy },
 		Limits: func(device string) mcptools.Limits { return g.rulesOf(device).limits },
-		Record: g.trail.Append,
+		Record: g.append,
 		Caller: callerOf,
 		Progress: func(ctx context.Context, progress float64, message string) {
 			_ = mcpserve.Progress(ctx, progress, 0, message)
@@ -139,6 +140,15 @@ func callerOf(ctx context.Context) mcptools.Caller {
 		caller.PeerUID = &c.PeerUID
 	}
 	return caller
+}
+
+// append keeps an audit record, and tells the operator if it cannot.
+func (g *gateway) append(r audit.Record) (uint64, error) {
+	seq, err := g.trail.Append(r)
+	if err != nil {
+		g.log.Error("the audit trail cannot be written, so nothing is done", "event", r.Event, "error", err)
+	}
+	return seq, err
 }
 
 // rulesOf returns a device's rules. One that has just been removed gets those
@@ -170,11 +180,20 @@ func (g *gateway) load() (*connections.Set, map[string]rules, error) {
 		}
 		limits := mcptools.Limits{DefaultTimeout: d.CommandTimeout}
 		if p := d.Policy; p != nil {
-			limits.MaxTimeout, limits.MaxOutputBytes, limits.AnyShell = p.MaxTimeout, p.MaxOutputBytes, p.Shell
+			limits.MaxTimeout, limits.MaxOutputBytes = p.MaxTimeout, p.MaxOutputBytes
 		}
 		byDevice[d.Name] = rules{policy: compiled, limits: limits}
 	}
 	return set, byDevice, errors.Join(problems...)
+}
+
+// warnUnusable tells the operator which devices cannot work as configured.
+func (g *gateway) warnUnusable() {
+	for _, s := range g.pool.Status() {
+		if s.Unusable != nil {
+			g.log.Warn("a device is misconfigured; the others work", "device", s.Device.Name, "error", s.Unusable)
+		}
+	}
 }
 
 // makeGatewayKey makes the key that new devices can let in, once.
@@ -257,6 +276,7 @@ func (g *gateway) reload() {
 	}
 	g.rules.Store(&byDevice) // first, so that no new device is judged by old rules
 	g.pool.SetDevices(set)
+	g.warnUnusable()
 	g.log.Info("reloaded connections.json", "devices", len(byDevice))
 }
 
@@ -285,6 +305,12 @@ func tunnelError(tunnel tunnels.Tunnel, err error) error {
 			Code: sshpool.AcceptorDown, Stage: sshpool.StageAcceptor, Err: err, Retriable: true, FixBy: "operator",
 			Hint: "tell the operator that tunnel-acceptor is not running; direct devices still work",
 		}
+	case errors.Is(err, tunnels.ErrTunnelDown) && tunnel.Device == "":
+		return &sshpool.Error{
+			Code: sshpool.TunnelDown, Stage: sshpool.StageTunnel, Retriable: true, FixBy: "operator",
+			Err:  fmt.Errorf("%w, and the acceptor grants this port to no device by name", err),
+			Hint: "tell the operator: connections.json or the acceptor's authorized_keys may have the wrong port or name (tunnel-acceptor list shows what is granted), or a device with a certificate has not come yet",
+		}
 	case errors.Is(err, tunnels.ErrTunnelDown):
 		return &sshpool.Error{
 			Code: sshpool.TunnelDown, Stage: sshpool.StageTunnel, Err: tunnelStory(tunnel, err), Retriable: true, FixBy: "operator",
@@ -303,7 +329,7 @@ func tunnelError(tunnel tunnels.Tunnel, err error) error {
 // tunnelStory adds what the acceptor knows of the tunnel's last loss.
 func tunnelStory(tunnel tunnels.Tunnel, err error) error {
 	if tunnel.LastDown == nil {
-		return err
+		return fmt.Errorf("%w; none was seen since the acceptor started", err)
 	}
 	return fmt.Errorf("%w; it was lost at %s: %s", err, tunnel.LastDown.Format("2006-01-02 15:04:05Z"), strings.TrimSpace(tunnel.LastDownReason))
 }

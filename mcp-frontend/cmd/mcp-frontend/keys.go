@@ -25,7 +25,7 @@ type keysCmd struct {
 }
 
 type keysDirFlag struct {
-	KeysDir string `default:"data/keys" placeholder:"DIR" help:"Directory of the client keys."`
+	KeysDir string `default:"data/keys" placeholder:"DIR" help:"Directory of the client keys (default data/keys)."`
 }
 
 // keyName keeps a name inside the directory.

@@ -12,7 +12,7 @@ import (
 )
 
 type socketFlag struct {
-	MCPSocket string `name:"mcp-socket" default:"run/mcp.sock" placeholder:"FILE" help:"Unix socket between the daemon and its clients."`
+	MCPSocket string `name:"mcp-socket" default:"run/mcp.sock" placeholder:"FILE" help:"Unix socket between the daemon and its clients (default run/mcp.sock)."`
 }
 
 type serveCmd struct {

@@ -97,6 +97,9 @@ func appendLines(path string, lines []string, streams program.Streams) (err erro
 	if err != nil {
 		return err
 	}
+	if err := conflicts(path, old, lines); err != nil {
+		return err
+	}
 	var added bytes.Buffer
 	if len(old) > 0 && old[len(old)-1] != '\n' {
 		added.WriteByte('\n')
@@ -111,6 +114,23 @@ func appendLines(path string, lines []string, streams program.Streams) (err erro
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
 	return f.Sync()
+}
+
+// conflicts refuses to trust a second key of a kind beside another: whoever
+// answers for the device now may not be the device.
+func conflicts(path string, old []byte, lines []string) error {
+	for _, line := range lines {
+		fields := strings.Fields(line) // name, kind, key
+		number := 0
+		for known := range strings.Lines(string(old)) {
+			number++
+			f := strings.Fields(known)
+			if len(f) >= 3 && f[0] == fields[0] && f[1] == fields[1] && f[2] != fields[2] {
+				return fmt.Errorf("%s:%d knows another %s key of %s: find out why it changed, remove that line, then trust the new key", path, number, f[1], f[0])
+			}
+		}
+	}
+	return nil
 }
 
 // dialTunnel asks the acceptor without watching it.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/sshpool"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/tunnels"
@@ -16,15 +17,29 @@ type listArgs struct {
 
 // device is one entry of ssh_list_devices.
 type device struct {
-	Name        string          `json:"name"`
-	Mode        string          `json:"mode"`
-	State       string          `json:"state"`
-	Description string          `json:"description"`
-	Tags        []string        `json:"tags"`
-	Failures    int             `json:"failures"`
-	LastError   string          `json:"last_error"`
-	RetryAfterS int             `json:"retry_after_s"`
-	Tunnel      *tunnels.Tunnel `json:"tunnel,omitempty"`
+	Name        string   `json:"name"`
+	Mode        string   `json:"mode"`
+	State       string   `json:"state"`
+	Description string   `json:"description"`
+	Tags        []string `json:"tags"`
+	Failures    int      `json:"failures"`
+	LastError   string   `json:"last_error"`
+	RetryAfterS int      `json:"retry_after_s"`
+	Tunnel      *tunnel  `json:"tunnel,omitempty"`
+}
+
+// tunnel is what an agent needs to know of a reverse tunnel.
+type tunnel struct {
+	ID             string     `json:"id,omitempty"`
+	Device         string     `json:"device"`
+	Port           uint32     `json:"port"`
+	Generation     uint64     `json:"generation"`
+	State          string     `json:"state"`
+	Since          *time.Time `json:"since,omitempty"`
+	RemoteAddress  string     `json:"remote_address,omitempty"`
+	LastDown       *time.Time `json:"last_down,omitempty"`
+	LastDownReason string     `json:"last_down_reason,omitempty"`
+	Flaps24h       uint32     `json:"flaps_24h"`
 }
 
 func (t *tools) listDevices(ctx context.Context, args listArgs) result {
@@ -61,35 +76,45 @@ func (t *tools) describe(s sshpool.Status) device {
 	}
 	switch {
 	case s.Device.Mode == "tunnel":
-		d.State, d.Tunnel = t.tunnelState(s)
+		t.describeTunnel(s, &d)
 	case s.Connected:
 		d.State = "up"
-	case s.Failures > 0:
+	case s.LastCode != "":
 		d.State = "down"
 	default:
 		d.State = "unknown"
 	}
-	if s.RetryAfter > 0 {
+	switch {
+	case s.Unusable != nil:
+		d.State, d.LastError = "misconfigured", "KEY_UNUSABLE: "+s.Unusable.Error()
+	case s.LastCode == sshpool.HostKeyUnknown || s.LastCode == sshpool.HostKeyMismatch:
+		d.State = "misconfigured" // it stays so until an operator acts
+	case s.RetryAfter > 0:
 		d.State = "backing_off"
-	}
-	if s.Unusable != nil {
-		d.State, d.LastError = "misconfigured", s.Unusable.Error()
 	}
 	return d
 }
 
-func (t *tools) tunnelState(s sshpool.Status) (state string, tunnel *tunnels.Tunnel) {
+// describeTunnel adds what the acceptor says of the device.
+func (t *tools) describeTunnel(s sshpool.Status, d *device) {
 	if t.cfg.Tunnels == nil {
-		return "unknown", nil
+		d.State, d.LastError = "unknown", "ACCEPTOR_DOWN: this gateway runs without a tunnel acceptor"
+		return
 	}
 	found, err := t.cfg.Tunnels.Now(s.Device.Host, s.Device.Port)
-	switch {
-	case errors.Is(err, tunnels.ErrAcceptorDown):
-		return "unknown", nil
-	case err == nil:
-		return "up", &found
-	case found.Device == "": // the acceptor knows no such port
-		return "down", nil
+	if errors.Is(err, tunnels.ErrAcceptorDown) {
+		d.State, d.LastError = "unknown", "ACCEPTOR_DOWN: "+err.Error()
+		return
 	}
-	return "down", &found
+	d.State = "down"
+	if err == nil {
+		d.State = "up"
+	}
+	if found.Device != "" { // otherwise the acceptor knows no such port
+		d.Tunnel = &tunnel{
+			ID: found.ID, Device: found.Device, Port: found.Port, Generation: found.Generation, State: found.State,
+			Since: found.Since, RemoteAddress: found.RemoteAddress,
+			LastDown: found.LastDown, LastDownReason: found.LastDownReason, Flaps24h: found.Flaps24h,
+		}
+	}
 }

@@ -10,6 +10,7 @@
 package mcptools
 
 import (
+	"bytes"
 	"context"
 	"embed"
 	"encoding/json"
@@ -163,6 +164,10 @@ func (t *tools) add(s *server.MCPServer, tl tool) error {
 	if err != nil {
 		return err
 	}
+	d.OutputSchema, err = withError(d.OutputSchema)
+	if err != nil {
+		return err
+	}
 	output, err := compile(name+".out", d.OutputSchema)
 	if err != nil {
 		return err
@@ -185,7 +190,7 @@ func (t *tools) add(s *server.MCPServer, tl tool) error {
 // fit its schema is our own mistake: it is logged, and sent all the same, as
 // the model needs it more than the schema does.
 func (t *tools) encode(name string, output *jsonschema.Schema, r result) *mcp.CallToolResult {
-	text, err := json.Marshal(r.value)
+	text, err := marshal(r.value)
 	if err != nil {
 		t.cfg.Log.Error("a result cannot be encoded", "tool", name, "error", err)
 		text = []byte(`{"error":{"code":"INTERNAL","message":"the result could not be encoded","hint":"tell the operator"}}`)
@@ -199,6 +204,15 @@ func (t *tools) encode(name string, output *jsonschema.Schema, r result) *mcp.Ca
 		StructuredContent: json.RawMessage(text),
 		IsError:           r.isError,
 	}
+}
+
+// marshal is JSON for a model: "<" and "&" stay as they are.
+func marshal(value any) ([]byte, error) {
+	var b bytes.Buffer
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(false)
+	err := encoder.Encode(value)
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
 }
 
 // refuse answers arguments that do not fit, and records that it did.

@@ -1,6 +1,7 @@
 package mcptools
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -85,11 +86,15 @@ func (a outputArgs) read(f *os.File) (part outputs.Part, problem string, err err
 
 // encoded is data as text where it is text.
 func encoded(data []byte) (content, encoding string) {
-	if utf8.Valid(data) {
+	if isText(data) {
 		return string(data), "utf-8"
 	}
 	return base64.StdEncoding.EncodeToString(data), "base64"
 }
+
+// isText says whether data is what people would read. A NUL is valid UTF-8 and
+// takes six bytes of JSON; base64 is smaller and says what it is.
+func isText(data []byte) bool { return utf8.Valid(data) && !bytes.ContainsRune(data, 0) }
 
 // keeper keeps the whole output of one run, should it be too long.
 type keeper struct {

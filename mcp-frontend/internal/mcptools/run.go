@@ -8,8 +8,9 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"strings"
+	"sync"
 	"time"
-	"unicode/utf8"
 
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/outputs"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/policy"
@@ -23,9 +24,6 @@ type Limits struct {
 	DefaultTimeout time.Duration
 	MaxTimeout     time.Duration // 0 = no bound but the schema's
 	MaxOutputBytes int64         // of each stream; 0 = no bound but the schema's
-	// AnyShell: the policy has shell true, so text goes as it is to a login
-	// shell of any kind.
-	AnyShell bool
 }
 
 const defaultOutputBytes = 16 << 10
@@ -84,7 +82,6 @@ type aRun struct {
 	text    string // what is sent
 	timeout time.Duration
 	output  int
-	any     bool // any login shell will do
 	shell   remote.Shell
 	keeper  keeper
 	record  audit.Record // what every record of this run says
@@ -107,11 +104,12 @@ func (t *tools) runOne(ctx context.Context, tool string, ask judge, args runArgs
 	if e := r.bound(t.cfg.Limits(args.Device)); e != nil {
 		return r.failed("run_denied", "denied", *e)
 	}
-	if e := r.judge(ask, t.cfg.Policy(args.Device)); e != nil {
-		return r.failed("run_denied", "denied", *e)
-	}
-	if args.DryRun {
+	denied := r.judge(ask, t.cfg.Policy(args.Device))
+	if args.DryRun && r.verdict.Decision != policy.Deny {
 		return r.dryRun()
+	}
+	if denied != nil {
+		return r.failed("run_denied", "denied", *denied)
 	}
 	// A call waits for its turn no longer than for connecting and running.
 	waiting, cancel := context.WithTimeout(ctx, r.timeout+maxConnect)
@@ -120,9 +118,10 @@ func (t *tools) runOne(ctx context.Context, tool string, ask judge, args runArgs
 	if err != nil {
 		return r.failed("run_failed", notConnectedOutcome(err), connectError(err))
 	}
-	defer lease.Release()
+	release := sync.OnceFunc(lease.Release)
 	r.connected(lease)
 	if e := r.settleShell(waiting, lease); e != nil {
+		release()
 		return r.failed("run_failed", string(remote.NotConnected), *e)
 	}
 
@@ -130,13 +129,14 @@ func (t *tools) runOne(ctx context.Context, tool string, ask judge, args runArgs
 	started.Event = "run_started"
 	seq, err := t.cfg.Record(started)
 	if err != nil {
+		release()
 		return r.failed("", string(remote.NotConnected), auditUnavailable(err))
 	}
 	r.result.AuditSeq = seq
 
 	running, stop := context.WithTimeout(ctx, r.timeout)
 	defer stop()
-	return r.finished(remote.Run(running, lease.Client, r.command(ctx)))
+	return r.finished(remote.Run(running, lease.Client, r.command(ctx, release)))
 }
 
 // refuseRun answers arguments that do not fit with all that a run's result
@@ -170,7 +170,7 @@ func (t *tools) newRun(ctx context.Context, tool string, args runArgs) *aRun {
 
 // bound settles timeout and output size.
 func (r *aRun) bound(l Limits) *toolError {
-	r.timeout, r.output, r.any = time.Duration(r.args.TimeoutS)*time.Second, defaultOutputBytes, l.AnyShell
+	r.timeout, r.output = time.Duration(r.args.TimeoutS)*time.Second, defaultOutputBytes
 	if r.args.MaxOutputBytes != nil {
 		r.output = *r.args.MaxOutputBytes
 	}
@@ -214,12 +214,31 @@ func (r *aRun) judge(ask judge, p *policy.Policy) *toolError {
 		return nil
 	case policy.Approve:
 		return &toolError{
-			Code: "APPROVAL_REQUIRED", Message: "a human must approve this command: " + r.verdict.Reason, Stage: "policy",
+			Code: "APPROVAL_REQUIRED", Message: r.verdict.Reason, Stage: "policy",
 			Hint: "this gateway cannot ask a human yet: tell the operator what you want to run and why", FixBy: byOperator,
 		}
 	default:
-		return &toolError{Code: "POLICY_DENIED", Message: r.verdict.Reason, Stage: "policy", Hint: "nothing has run; " + r.verdict.Reason, FixBy: byModel}
+		return denied(r.verdict)
 	}
+}
+
+// denied names the way out: another command where the text itself was the
+// reason, the operator where the device's policy was.
+func denied(v policy.Verdict) *toolError {
+	e := &toolError{
+		Code: "POLICY_DENIED", Message: v.Reason, Stage: "policy", FixBy: byModel,
+		Hint: "nothing has run; the message names the place and the way out",
+	}
+	if byPolicy(v.Rule) {
+		e.FixBy, e.Hint = byOperator, "nothing has run; only the operator can widen the device's policy. The resource ssh://policy/NAME says what it allows"
+	}
+	return e
+}
+
+// byPolicy says whether a rule is the device's own policy, which only an
+// operator can change, rather than one about how commands are written.
+func byPolicy(rule string) bool {
+	return strings.HasPrefix(rule, "allow") || strings.HasPrefix(rule, "deny") || rule == "static: sudo"
 }
 
 func (r *aRun) dryRun() result {
@@ -243,12 +262,12 @@ func (r *aRun) connected(lease *sshpool.Lease) {
 	r.record.TunnelID = lease.TunnelID
 }
 
-func (r *aRun) command(ctx context.Context) remote.Command {
+func (r *aRun) command(ctx context.Context, done func()) remote.Command {
 	c := remote.Command{
-		Text: r.text, MaxOutput: r.output, Spill: r.keeper.spill, Posix: r.shell == remote.Posix, Quote: quoter(r.shell),
+		Text: r.text, MaxOutput: r.output, Spill: r.keeper.spill, Done: done, Posix: r.shell == remote.Posix,
 	}
-	if c.Quote != nil {
-		c.Posix = true // by sh -c
+	if quote := quoter(r.shell); quote != nil && !r.verdict.Verbatim {
+		c.Posix, c.Quote = true, quote
 	}
 	if r.args.Stdin != nil {
 		c.Stdin = []byte(*r.args.Stdin)
@@ -286,18 +305,21 @@ func (r *aRun) finished(seen remote.Result) result {
 	res.OutputID = r.keeper.keep(seen)
 	stdout, stderr := seen.Stdout.Bytes(), seen.Stderr.Bytes()
 	res.Stdout, res.Stderr = string(stdout), string(stderr)
-	if !utf8.Valid(stdout) || !utf8.Valid(stderr) {
+	if !isText(stdout) || !isText(stderr) {
 		res.Encoding = "base64"
 		res.Stdout, res.Stderr = base64.StdEncoding.EncodeToString(stdout), base64.StdEncoding.EncodeToString(stderr)
 	}
 	res.StdoutBytes, res.StderrBytes = seen.Stdout.Total(), seen.Stderr.Total()
 	res.Truncated = seen.Stdout.Truncated() || seen.Stderr.Truncated()
 	res.DurationMS = time.Since(r.began).Milliseconds()
-	res.Error = runError(seen, r.timeout)
+	res.Error = runError(seen, r.timeout, r.tools.cfg.Limits(res.Device).MaxTimeout)
 
 	record := r.record
 	record.Event, record.Outcome, record.Executed = "run_finished", res.Outcome, res.Executed
 	record.ExitCode, record.Signal, record.DurationMS = seen.ExitCode, seen.Signal, res.DurationMS
+	if res.Error != nil {
+		record.Reason = res.Error.Code + ": " + res.Error.Message + "; remote state " + res.RemoteState
+	}
 	record.Bytes, record.SHA256 = res.StdoutBytes, seen.Stdout.SHA256()
 	record.StderrBytes, record.StderrSHA256 = res.StderrBytes, seen.Stderr.SHA256()
 	if seq, err := r.tools.cfg.Record(record); err == nil {

@@ -11,16 +11,19 @@ import (
 
 // runError says what a model should know of a run that did not end by itself;
 // nil for one that did, whatever its exit code.
-func runError(seen remote.Result, timeout time.Duration) *toolError {
+func runError(seen remote.Result, timeout, longest time.Duration) *toolError {
 	e := &toolError{Stage: "exec", FixBy: byModel}
 	switch seen.Outcome {
 	case remote.Exited, remote.Signaled:
 		return nil
 	case remote.TimedOut:
 		e.Code, e.Message = "TIMEOUT", fmt.Sprintf("the command was stopped after %s", timeout)
-		e.Hint = "give it a longer timeout_s, or run something shorter; " + stateHint(seen)
+		e.Hint = "run something shorter, or give it a longer timeout_s; " + stateHint(seen)
+		if longest > 0 && timeout >= longest {
+			e.Hint = "run something shorter: this device allows no longer timeout_s; " + stateHint(seen)
+		}
 	case remote.Cancelled:
-		e.Code, e.Message, e.Hint = "CANCELLED", "the call was cancelled, and the command stopped", stateHint(seen)
+		e.Code, e.Message, e.Hint = "CANCELLED", "the call was cancelled, by the client or because the gateway is shutting down", stateHint(seen)
 	case remote.NotConnected:
 		e.Code, e.Message, e.Retriable = "CHANNEL_REFUSED", fmt.Sprintf("the device did not take the command: %v", seen.Err), true
 		e.Hint, e.FixBy = "nothing has run; try again, or ask the operator whether the login user may run commands there", byOperator

@@ -24,6 +24,28 @@ func compile(name string, schema json.RawMessage) (*jsonschema.Schema, error) {
 	return c.Compile(name)
 }
 
+// withError puts the schema of errors, which all tools share, among the
+// properties of an output schema.
+func withError(schema json.RawMessage) (json.RawMessage, error) {
+	errorSchema, err := definitions.ReadFile("tools/error.json")
+	if err != nil {
+		return nil, err
+	}
+	var doc map[string]json.RawMessage
+	if err := json.Unmarshal(schema, &doc); err != nil {
+		return nil, fmt.Errorf("reading the schema: %w", err)
+	}
+	var properties map[string]json.RawMessage
+	if err := json.Unmarshal(doc["properties"], &properties); err != nil {
+		return nil, fmt.Errorf("reading the schema's properties: %w", err)
+	}
+	properties["error"] = errorSchema
+	if doc["properties"], err = json.Marshal(properties); err != nil {
+		return nil, err
+	}
+	return json.Marshal(doc)
+}
+
 func compact(schema json.RawMessage) json.RawMessage {
 	var b bytes.Buffer
 	if json.Compact(&b, schema) != nil {
@@ -35,12 +57,12 @@ func compact(schema json.RawMessage) json.RawMessage {
 // validated checks arguments and returns them as JSON, or what is wrong with
 // them in words. Arguments that are left out are an empty object.
 func validated(schema *jsonschema.Schema, arguments any) (raw json.RawMessage, problem string) {
-	if arguments == nil {
-		arguments = map[string]any{}
-	}
 	raw, err := json.Marshal(arguments)
 	if err != nil {
 		return nil, err.Error()
+	}
+	if string(raw) == "null" { // some clients send null for none
+		raw = json.RawMessage("{}")
 	}
 	return raw, check(schema, raw)
 }

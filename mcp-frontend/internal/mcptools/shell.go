@@ -23,7 +23,8 @@ func (r *aRun) settleShell(ctx context.Context, lease *sshpool.Lease) *toolError
 		}
 	}
 	r.shell = shell
-	if shell == remote.Posix || quoter(shell) != nil || r.any {
+	asItIs := r.verdict.Verbatim && r.args.Cwd == "" // whatever the shell is, it reads its own text
+	if shell == remote.Posix || asItIs || quoter(shell) != nil && !r.verdict.Verbatim {
 		return nil
 	}
 	return &toolError{

@@ -13,7 +13,8 @@ import (
 
 // corpusPolicies are the policies that testdata/corpus.tsv names.
 var corpusPolicies = map[string]Config{
-	"none": {},
+	"none":     {},
+	"readonly": {}, // none again: what ssh_run_readonly refuses
 	"ops": {
 		Allow: list("systemctl status *", "journalctl **", "cat /var/log/*", "ls **", "grep **", "timeout * systemctl status *", "cd /srv/*",
 			"mytool **", "tail -n * /var/log/*.log", "env LANG=C ls **", "cat ~/notes/*", "id", "uptime"),
@@ -109,11 +110,11 @@ func compileCorpusPolicies(t *testing.T) map[string]*Policy {
 
 // readCorpus reads testdata/corpus.tsv: "## policy" starts a section, a line is
 // decision, rule, decision of ssh_run_readonly, its rule, command.
-func readCorpus(t testing.TB) []row {
-	t.Helper()
+func readCorpus(tb testing.TB) []row {
+	tb.Helper()
 	data, err := os.ReadFile("testdata/corpus.tsv")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	var rows []row
 	policy := ""
@@ -127,11 +128,11 @@ func readCorpus(t testing.TB) []row {
 		}
 		fields := strings.SplitN(line, "\t", 5)
 		if len(fields) != 5 {
-			t.Fatalf("line %d: %d fields", i+1, len(fields))
+			tb.Fatalf("line %d: %d fields", i+1, len(fields))
 		}
 		command, err := decodeCommand(fields[4])
 		if err != nil {
-			t.Fatalf("line %d: %v", i+1, err)
+			tb.Fatalf("line %d: %v", i+1, err)
 		}
 		rows = append(rows, row{
 			i + 1, policy, ruling{Decision(fields[0]), fields[1]}, ruling{Decision(fields[2]), fields[3]}, command,

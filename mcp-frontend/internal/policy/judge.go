@@ -45,7 +45,7 @@ func (p *Policy) judge(s *script) Verdict {
 	verdict.Rule = strings.Join(rules, ", ")
 	if asked != "" {
 		verdict.Decision, verdict.Rule = Approve, asked
-		verdict.Reason = printable(verdict.Reason)
+		verdict.Reason = clip(printable(verdict.Reason))
 	}
 	return verdict
 }
@@ -65,9 +65,6 @@ func (p *Policy) judgeRun(r run) (ruling, *refusal) {
 		return ruling{Approve, rule("approve", asked)}, nil
 	}
 	if !p.allow.present && !p.approve.present {
-		if p.shell {
-			return ruling{Allow, ruleShell}, nil
-		}
 		if p.deny.present {
 			return ruling{Allow, ruleNotDenied}, nil
 		}
@@ -77,24 +74,48 @@ func (p *Policy) judgeRun(r run) (ruling, *refusal) {
 	if found {
 		return ruling{Allow, rule("allow", granted)}, nil
 	}
-	hint := "ssh_device_info shows what is allowed"
+	hint := "the resource ssh://policy/NAME lists them" + some(p.allow.texts())
 	if slices.ContainsFunc(blame, word.climbs) {
 		hint = "a path with .. matches no pattern: write the path without it"
 	}
 	return ruling{}, refuse(ruleAllow, at, "%s matches no pattern of the policy's allow or approve; %s", show(strings.Join(values(blame), " ")), hint)
 }
 
+// some shows the first few of many patterns.
+func some(patterns []string) string {
+	const few = 8
+	if len(patterns) == 0 {
+		return ""
+	}
+	text := "; allowed here: " + strings.Join(patterns[:min(few, len(patterns))], ", ")
+	if len(patterns) > few {
+		text += fmt.Sprintf(" and %d more", len(patterns)-few)
+	}
+	return text
+}
+
 func rule(list string, p pattern) string {
 	return fmt.Sprintf("%s: %q", list, p.text)
 }
 
-// meetsAny looks at the program and at all that it starts.
-func (l patterns) meetsAny(r run) (met pattern, found bool) {
-	r.levels(func(words []word) bool {
-		met, found = l.meets(words)
-		return !found
-	})
-	return met, found
+// meetsAny looks at the program and at all that it starts, or may start.
+func (l patterns) meetsAny(r run) (pattern, bool) {
+	if met, found := l.meets(r.words); found {
+		return met, true
+	}
+	if r.loose {
+		for i := 1; i < len(r.words); i++ {
+			if met, found := l.meets(r.words[i:]); found {
+				return met, true
+			}
+		}
+	}
+	for _, s := range r.started {
+		if met, found := l.meetsAny(s.run); found {
+			return met, true
+		}
+	}
+	return pattern{}, false
 }
 
 // grants wants a pattern that spells out what is started; or one for the
@@ -126,7 +147,7 @@ func (s *script) checkGlobs(strict bool) *refusal {
 			}
 			first := w.opens()
 			if w.option() || strict && (first == star || first == one) {
-				return refuse(ruleGlob, w.column, "%s could become an option: write ./%s, or quote it", show(w.value), w.value)
+				return refuse(ruleGlob, w.column, "%s could become an option: write ./ before it, or quote it", show(w.value))
 			}
 		}
 	}

@@ -28,7 +28,7 @@ func looseWrapper(name string, words []word) bool {
 	return slices.Contains(looseWrappers, name) || strings.HasPrefix(name, "ld-linux") || strings.HasPrefix(name, "ld-musl") || name == "ld.so"
 }
 
-func checkLoose(words []word, p *Policy) *refusal {
+func checkLoose(words []word, p *Policy, depth int) *refusal {
 	operands := 0
 	for i, w := range words[1:] {
 		if w.opaque() {
@@ -42,7 +42,7 @@ func checkLoose(words []word, p *Policy) *refusal {
 		_, code := interpreters[name]
 		_, no := never[name]
 		if code || no || name == "sudo" || wrappers[name] != nil {
-			if _, bad := startedBy(words[i+1:], p, maxNesting-1); bad != nil {
+			if _, bad := startedBy(words[i+1:], p, depth+1, true); bad != nil {
 				return bad
 			}
 		}

@@ -14,8 +14,9 @@ import (
 const (
 	maxText     = 64 << 10
 	maxPrograms = 64
-	maxWords    = 4096
-	maxGlobWord = 1024 // in bytes: what a glob could be is compared character by character
+	maxWords    = 2048
+	maxSent     = 96 << 10 // quoted: Linux takes arguments of up to 128 KiB, and a login shell may need more quotes
+	maxGlobWord = 1024     // in bytes: what a glob could be is compared character by character
 )
 
 // program is one simple command: what stands between two operators.
@@ -43,11 +44,14 @@ func (s *script) argvs() [][]string {
 // code from an argument or from stdin.
 func (s *script) analyse(p *Policy) *refusal {
 	for i := range s.programs {
-		started, bad := startedBy(s.programs[i].words, p, 0)
+		started, bad := startedBy(s.programs[i].words, p, 0, false)
 		if bad != nil {
 			return bad
 		}
 		s.programs[i].run = started
+	}
+	if sent := s.canonical(); len(sent) > maxSent {
+		return refuse(ruleSize, 0, "the command has %d bytes once it is quoted, at most %d can be sent: put the data into stdin", len(sent), maxSent)
 	}
 	return nil
 }
@@ -56,7 +60,7 @@ func (s *script) analyse(p *Policy) *refusal {
 // to the shell as given may hold any character but NUL.
 func checkText(text string, verbatim bool) *refusal {
 	if len(text) > maxText {
-		return refuse(ruleSize, 0, "the command has %d bytes, at most %d are read: put the data into a file (sftp_write) or into stdin", len(text), maxText)
+		return refuse(ruleSize, 0, "the command has %d bytes, at most %d are read: put the data into stdin", len(text), maxText)
 	}
 	if strings.TrimSpace(text) == "" {
 		return refuse(ruleUnreadable, 0, "the command is empty")
@@ -66,7 +70,7 @@ func checkText(text string, verbatim bool) *refusal {
 		column++
 		if r == utf8.RuneError {
 			if _, size := utf8.DecodeRuneInString(text[i:]); size == 1 {
-				return refuse(ruleCharacters, column, "not UTF-8; send other bytes by stdin or sftp_write")
+				return refuse(ruleCharacters, column, "not UTF-8; only UTF-8 text can be sent")
 			}
 		}
 		switch {
@@ -98,6 +102,9 @@ type reader struct {
 
 // readScript reads text as POSIX shell, and refuses all that is not static.
 func readScript(text string) (*script, *refusal) {
+	if bad := checkNesting(text); bad != nil {
+		return nil, bad
+	}
 	file, err := parse(text)
 	r := &reader{text: text}
 	if err != nil {
@@ -146,7 +153,7 @@ func (r *reader) parseRefusal(err error) *refusal {
 }
 
 func (r *reader) column(pos syntax.Pos) int {
-	return r.columnAt(int(pos.Offset())) //nolint:gosec // at most maxText
+	return r.columnAt(int(pos.Offset()))
 }
 
 func (r *reader) columnAt(offset int) int {
@@ -169,7 +176,7 @@ func (r *reader) stmt(s *syntax.Stmt, operator string) *refusal {
 	case len(s.Comments) > 0:
 		return r.comment(s.Comments[0])
 	case s.Background, s.Coprocess, s.Disown:
-		return refuse(ruleBackground, r.column(s.Semicolon), "& runs a command in the background, unseen: use ssh_job_start, or quote the &")
+		return refuse(ruleBackground, r.column(s.Semicolon), "& runs a command in the background, unseen: run it in the foreground with a longer timeout_s, or quote the &")
 	case s.Negated:
 		return refuse(ruleCompound, at, "! is not static: read the exit code instead, or quote the !")
 	}
@@ -252,7 +259,7 @@ func (r *reader) call(call *syntax.CallExpr, redirects []*syntax.Redirect, opera
 func (r *reader) redirect(from *syntax.Redirect) (string, *refusal) {
 	at := r.column(from.Pos())
 	bad := refuse(ruleRedirection, at,
-		"only 2>&1, 1>&2, </dev/null, >/dev/null and 2>/dev/null are static: use stdin, sftp_read, sftp_write, or quote the %s", from.Op)
+		"only 2>&1, 1>&2, </dev/null, >/dev/null and 2>/dev/null are static: use stdin, pipe into tee FILE, or quote the %s", from.Op)
 	if from.Word == nil || from.Hdoc != nil {
 		return "", bad
 	}

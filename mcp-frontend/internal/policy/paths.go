@@ -42,7 +42,7 @@ func (p *Policy) path(list string, roots List, name string) Verdict {
 				return Verdict{Decision: Allow, Rule: fmt.Sprintf("%s: %q", list, root)}
 			}
 		}
-		return refuse(list, 0, "%s is below none of the policy's %s; ssh_device_info lists them", show(name), list).verdict()
+		return refuse(list, 0, "%s is below none of the policy's %s; the resource ssh://policy/NAME lists them", show(name), list).verdict()
 	case p.restricted():
 		return refuse(list, 0, "the policy restricts commands and has no %s, so that no file may be reached by SFTP either", list).verdict()
 	}
@@ -57,7 +57,7 @@ func checkRoots(list string, roots List) error {
 	var problems []error
 	for _, root := range roots.Items {
 		if !strings.HasPrefix(root, "/") || strings.Contains(root+"/", "/../") || strings.ContainsFunc(root, unprintable) {
-			problems = append(problems, fmt.Errorf("%s: bad path %q: it must be absolute and without ..", list, root))
+			problems = append(problems, fmt.Errorf("%s: bad path %q: it must be absolute and hold no .. segment", list, root))
 		}
 	}
 	return errors.Join(problems...)

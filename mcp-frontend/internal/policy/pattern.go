@@ -14,6 +14,15 @@ type patterns struct {
 	list    []pattern
 }
 
+// texts are the patterns as the operator wrote them.
+func (l patterns) texts() []string {
+	texts := make([]string, 0, len(l.list))
+	for _, p := range l.list {
+		texts = append(texts, p.text)
+	}
+	return texts
+}
+
 // pattern is one line of allow, deny, approve or read_only.
 type pattern struct {
 	text  string
@@ -56,7 +65,7 @@ func compileOne(text string, grants bool) (pattern, error) {
 	if strings.ContainsFunc(text, unprintable) {
 		return pattern{}, errors.New("it holds control or invisible characters")
 	}
-	for _, field := range strings.Fields(text) {
+	for field := range strings.FieldsSeq(text) {
 		one := patternWord{text: field}
 		switch {
 		case field == "*":

@@ -23,7 +23,9 @@
 // number is not known. A pattern that names a wrapper (sudo -n, env, timeout,
 // find -exec, xargs …) grants what the wrapper starts only if the pattern spells
 // out that program's name, or if that program is allowed by itself too; deny
-// and approve look at both the whole and what is started.
+// and approve look at both the whole and what is started. Of wrappers with too
+// many options to know (loose.go: docker exec, nsenter, strace …) a pattern with
+// ** grants all.
 //
 // The package does no I/O and keeps no state: a Policy may be used from any
 // number of goroutines.
@@ -51,7 +53,10 @@ type Config struct {
 
 	ReadPaths, WritePaths List // absolute paths: roots for SFTP
 
-	Shell bool // commands are sent as given, whatever they are
+	// Shell lifts the rule of static commands: any text is sent as given. With
+	// Allow, Deny or Approve present only static texts can be judged, so that
+	// it then lifts no more than the lists of builtins and interpreters.
+	Shell bool
 	Sudo  bool // sudo -n is allowed
 }
 
@@ -82,10 +87,12 @@ type Verdict struct {
 	// Verbatim says that Canonical is the text as given (shell: true), which
 	// is for the login shell whatever that is: QuoteFor does not apply.
 	Verbatim bool
-	// ReadOnly says that every program was proved to change nothing.
+	// ReadOnly says that every program was proved to change nothing; it is
+	// never set for text that is sent as given.
 	ReadOnly bool
 	// Programs is the argv lists that the shell will start, in order, globs
-	// and ~ as written. Nil if the text was not readable.
+	// and ~ as written. Nil if the text could not be read; no promise for
+	// text that is sent as given.
 	Programs [][]string
 }
 
@@ -146,7 +153,8 @@ func (p *Policy) restricted() bool {
 // Command judges a command for ssh_run and ssh_job_start.
 func (p *Policy) Command(text string) Verdict {
 	p = p.orNone()
-	if bad := checkText(text, p.shell); bad != nil {
+	verbatim := p.shell && !p.restricted()
+	if bad := checkText(text, verbatim); bad != nil {
 		return bad.verdict()
 	}
 	read, bad := readScript(text)
@@ -154,18 +162,18 @@ func (p *Policy) Command(text string) Verdict {
 		bad = read.analyse(p)
 	}
 	switch {
-	case bad == nil:
-		verdict := p.judge(read)
-		if p.shell && verdict.Decision != Deny {
-			verdict.Canonical, verdict.Verbatim = text, true
+	case verbatim:
+		// The login shell may read the text in another way, so that nothing
+		// is proved of it.
+		verdict := Verdict{Decision: Allow, Rule: ruleShell, Canonical: text, Verbatim: true}
+		if read != nil {
+			verdict.Programs = read.argvs()
 		}
 		return verdict
-	case p.shell && !p.restricted():
-		return Verdict{Decision: Allow, Rule: ruleShell, Canonical: text, Verbatim: true}
+	case bad == nil:
+		return p.judge(read)
 	case p.shell:
-		// The boundary stands: what a pattern cannot judge, it does not grant.
 		bad.reason += "; \"shell\": true does not lift this where allow, deny or approve must judge the command"
-		return bad.verdict()
 	}
 	return bad.verdict()
 }

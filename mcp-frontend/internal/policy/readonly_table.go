@@ -56,7 +56,6 @@ var readOnlyTable = func() map[string]readOnlyRule {
 		"arp":      {operands: 1, flags: "anev", values: "i"},
 		"ifconfig": {operands: 1, flags: "as", operand: regexp.MustCompile(`^[a-z][a-z0-9.@_-]*$`)},
 		"ping":     {operands: -1, flags: "46nqDO", values: "cWwis"}, "ping6": {operands: -1, flags: "nqDO", values: "cWwis"},
-		"top":    {operands: -1, flags: "bHciS1", values: "nopuwd", numbers: true},
 		"lsof":   {operands: -1, flags: "nPtalUOw", values: "ipucdg"},
 		"file":   {operands: -1, flags: "biLh0Nnkr", long: "brief mime mime-type mime-encoding dereference no-dereference"},
 		"sysctl": {operands: -1, flags: "anNbeqAX", values: "r", long: "all names values ignore pattern", operand: regexp.MustCompile(`^[A-Za-z0-9_./*-]+$`)},

@@ -50,7 +50,7 @@ func (r *refusal) verdict() Verdict {
 	if r.column > 0 {
 		reason = fmt.Sprintf("column %d: %s", r.column, reason)
 	}
-	return Verdict{Decision: Deny, Rule: r.rule, Reason: printable(reason), Column: r.column}
+	return Verdict{Decision: Deny, Rule: r.rule, Reason: clip(printable(reason)), Column: r.column}
 }
 
 // show quotes a piece of the command for a message.
@@ -60,6 +60,15 @@ func show(s string) string {
 		s = string([]rune(s)[:most]) + "…"
 	}
 	return fmt.Sprintf("%q", s)
+}
+
+// clip bounds a reason, whatever was put into it.
+func clip(s string) string {
+	const most = 600
+	if utf8.RuneCountInString(s) > most {
+		s = string([]rune(s)[:most]) + "…"
+	}
+	return s
 }
 
 // printable replaces what could act on a terminal or in a log.

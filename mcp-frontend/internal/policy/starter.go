@@ -25,7 +25,10 @@ func checkProgram(words []word, p *Policy) *refusal {
 		return checkInterpreter(words, info)
 	}
 	args := words[1:]
-	for _, w := range args {
+	for i, w := range args {
+		if slices.Contains(scriptOption, name) && (w.value == "-f-" || i > 0 && args[i-1].value == "-f" && stdinFile.MatchString(path.Clean(w.value))) {
+			return refuse(ruleInterpreter, w.column, "%s would read its code from stdin: name the script's file", name)
+		}
 		if w.opens() == literal && slices.ContainsFunc(codeOptions[name], func(o string) bool { return isOption(w.value, o) }) {
 			return refuse(ruleInterpreter, w.column, "%s makes %s run a command that stands in an argument: run that command by itself", show(w.value), name)
 		}
@@ -102,13 +105,13 @@ var interpreters = map[string]interpreter{
 var never = func() map[string]string {
 	why := map[string]string{}
 	for reason, names := range map[string]string{
-		"runs its arguments through a shell: run them by themselves":                                "watch parallel rush entr script scriptreplay",
-		"is an editor, which can run commands, and there is no terminal: use sftp_read, sftp_write": "vi vim vimdiff nvim view rvim rview gvim ex ed red emacs emacsclient nano pico joe jed mcedit mg hx kak",
-		"opens a shell elsewhere: every machine that may be used is a device of its own":            "ssh slogin dbclient mosh rsh rlogin rexec autossh sshpass",
-		"starts a shell as another user: use sudo -n if the policy allows it":                       "su doas pkexec runuser run0 sg newgrp login sudoedit visudo",
-		"takes commands to run later from stdin: use ssh_job_start":                                 "at batch",
-		"runs a shell in a terminal, and there is none: use ssh_job_start":                          "screen tmux byobu abduco dtach zellij",
-		"is a debugger, which runs code from its arguments":                                         "gdb lldb",
+		"runs its arguments through a shell: run them by themselves":                                                       "watch parallel rush entr script scriptreplay",
+		"is an editor, which can run commands, and there is no terminal: use cat to read and tee FILE with stdin to write": "vi vim vimdiff nvim view rvim rview gvim ex ed red emacs emacsclient nano pico joe jed mcedit mg hx kak",
+		"opens a shell elsewhere: every machine that may be used is a device of its own":                                   "ssh slogin dbclient mosh rsh rlogin rexec autossh sshpass",
+		"starts a shell as another user: use sudo -n if the policy allows it":                                              "su doas pkexec runuser run0 sg newgrp login sudoedit visudo",
+		"takes commands to run later from stdin: run the command itself":                                                   "at batch",
+		"runs a shell in a terminal, and there is none: run the command itself":                                            "screen tmux byobu abduco dtach zellij",
+		"is a debugger, which runs code from its arguments":                                                                "gdb lldb",
 	} {
 		for name := range strings.FieldsSeq(names) {
 			why[name] = reason
@@ -147,6 +150,9 @@ var codeText = func() map[string]*regexp.Regexp {
 		"crontab": regexp.MustCompile(`^-$|^/dev/(stdin|fd/.*)$`), "m4": regexp.MustCompile(`syscmd`),
 	}
 }()
+
+// scriptOption is the programs whose -f names the file with their code.
+var scriptOption = strings.Fields("awk gawk mawk nawk sed make gmake psql sqlite3 bpftrace nft")
 
 func isOption(text, option string) bool {
 	if !strings.HasPrefix(option, "--") {

@@ -101,7 +101,7 @@ var (
 // unquoted reads a part of a word that has no quotes around it: backslashes,
 // globs and ~ mean something here.
 func (r *reader) unquoted(b *builder, lit *syntax.Lit, first, last bool) *refusal {
-	raw, start := lit.Value, int(lit.Pos().Offset()) //nolint:gosec // at most maxText
+	raw, start := lit.Value, int(lit.Pos().Offset())
 	i := 0
 	if first && strings.HasPrefix(raw, "~") {
 		prefix, _, slash := strings.Cut(raw, "/")

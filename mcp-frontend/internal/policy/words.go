@@ -13,7 +13,7 @@ func (p *Policy) Words() []string {
 
 	switch {
 	case p.shell && p.restricted():
-		say("Commands: any shell text whose programs the patterns below can judge, sent as given.")
+		say("Commands: static ones only, since the patterns below can judge no others; shells and interpreters may take code from an argument (\"shell\": true).")
 	case p.shell:
 		say("Commands: any shell text, sent as given and unchecked (\"shell\": true). Nothing is a boundary here but the device's own permissions.")
 	default:

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"path"
 	"slices"
 	"strings"
@@ -34,36 +35,17 @@ func (r run) pinned() []int {
 	return at
 }
 
-// levels calls visit with all that runs, the outermost first, until it
-// returns false.
-func (r run) levels(visit func([]word) bool) bool {
-	if !visit(r.words) {
-		return false
-	}
-	if r.loose {
-		for i := 1; i < len(r.words); i++ {
-			if !visit(r.words[i:]) {
-				return false
-			}
-		}
-	}
-	for _, s := range r.started {
-		if !s.run.levels(visit) {
-			return false
-		}
-	}
-	return true
-}
-
 // startedBy finds what a program starts, and refuses programs whose code
-// stands in an argument or comes from stdin.
-func startedBy(words []word, p *Policy, depth int) (run, *refusal) {
+// stands in an argument or comes from stdin. Depth is how many programs are
+// around it; guessed says that it is one of the guesses of checkLoose, which
+// tries every word itself.
+func startedBy(words []word, p *Policy, depth int, guessed bool) (run, *refusal) {
 	found := run{words: words}
 	if depth == maxNesting {
 		return run{}, refuse(ruleWrapper, words[0].column, "more than %d programs that start each other", maxNesting)
 	}
 	if bad := checkProgram(words, p); bad != nil {
-		if p.shell {
+		if p.shell && bad.rule != ruleSudo {
 			found.loose, found.unread = true, true
 			return found, nil
 		}
@@ -73,14 +55,14 @@ func startedBy(words []word, p *Policy, depth int) (run, *refusal) {
 	find := wrappers[name]
 	if find == nil {
 		found.loose = looseWrapper(name, words)
-		if found.loose && !p.shell {
-			return found, checkLoose(words, p)
+		if found.loose && !guessed && !p.shell {
+			return found, checkLoose(words, p, depth)
 		}
 		return found, nil
 	}
 	inners, bad := find(words)
 	if bad != nil {
-		if p.shell {
+		if p.shell && bad.rule != ruleSudo {
 			found.loose, found.unread = true, true
 			return found, nil
 		}
@@ -90,7 +72,7 @@ func startedBy(words []word, p *Policy, depth int) (run, *refusal) {
 		if bad := checkName(in.words[0]); bad != nil {
 			return run{}, bad
 		}
-		inner, bad := startedBy(in.words, p, depth+1)
+		inner, bad := startedBy(in.words, p, depth+1, guessed)
 		if bad != nil {
 			return run{}, bad
 		}
@@ -110,7 +92,7 @@ func programName(w word) string {
 }
 
 // knownWhole is the names that end in a digit which is no version.
-var knownWhole = map[string]bool{"sqlite3": true, "run0": true, "7z": true, "sha1": true, "base64": true, "base32": true}
+var knownWhole = map[string]bool{"sqlite3": true, "run0": true, "7z": true, "sha1": true, "base64": true, "base32": true, "i386": true, "x86_64": true}
 
 // inner is a program found among the words of its wrapper.
 type inner struct {
@@ -299,7 +281,7 @@ func find(words []word) ([]inner, *refusal) {
 
 var xargsGrammar = grammar{
 	flags: "0rtpxo", values: "nPLsdaEI",
-	long: []string{"null", "no-run-if-empty", "verbose", "exit", "max-args=", "max-procs=", "max-lines=", "max-chars=", "delimiter=", "arg-file=", "replace="},
+	long: []string{"null", "no-run-if-empty", "verbose", "exit", "max-args=", "max-procs=", "max-chars=", "delimiter=", "arg-file=", "replace=", "replace"},
 }
 
 func xargs(words []word) ([]inner, *refusal) {
@@ -308,8 +290,8 @@ func xargs(words []word) ([]inner, *refusal) {
 		return nil, bad // alone it is echo
 	}
 	for _, o := range options {
-		if (o.name == "I" || o.name == "replace") && o.value != "" {
-			return []inner{{at, fill(words[at:], o.value)}}, nil
+		if o.name == "I" || o.name == "replace" {
+			return []inner{{at, fill(words[at:], cmp.Or(o.value, "{}"))}}, nil
 		}
 	}
 	appended := append(slices.Clone(words[at:]), word{pieces: []piece{{unknown, ""}}, rest: true, column: words[at].column})

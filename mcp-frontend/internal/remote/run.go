@@ -44,7 +44,7 @@ const (
 type State string
 
 // What is known of the command's process: it ended by itself, it ended after
-// we stopped it, it was told to stop and no end was seen, or nothing is known.
+// we stopped it, its end was not seen, or it never began.
 const (
 	StateExited       State = "exited"
 	StateStopped      State = "stopped"
@@ -77,6 +77,9 @@ type Command struct {
 	// Spill opens a place for a whole stream ("stdout" or "stderr") that is
 	// longer than MaxOutput; it may return nil. nil for none.
 	Spill func(stream string) io.WriteCloser
+	// Done is called once, when the channel has closed or none was had. That
+	// may be after Run has returned: the device counts the channel until then.
+	Done func()
 	// Progress is given the newest line of output, at most once a second; nil
 	// for none. Called from one goroutine.
 	Progress func(line string)
@@ -110,6 +113,12 @@ func Run(ctx context.Context, client *ssh.Client, c Command) Result {
 	return result
 }
 
+func (c Command) done() {
+	if c.Done != nil {
+		c.Done()
+	}
+}
+
 func (c Command) spiller(stream string) func() io.WriteCloser {
 	if c.Spill == nil {
 		return nil
@@ -133,8 +142,9 @@ type exit struct {
 }
 
 func (r *run) run(ctx context.Context) Result {
-	opened, err := r.open(ctx)
+	opened, err := r.openPatiently(ctx)
 	if err != nil {
+		r.command.done()
 		return r.notSent(ctx, err)
 	}
 	// The goroutines that serve the channel end when it does, which every
@@ -156,12 +166,12 @@ func (r *run) run(ctx context.Context) Result {
 			}
 			accepted = nil
 		case x := <-r.exit:
-			r.awaitOutput(drained)
+			r.awaitOutput(ctx, drained)
 			return r.endedBy(x, StateExited)
 		case <-ended:
 			select {
 			case x := <-r.exit:
-				r.awaitOutput(drained)
+				r.awaitOutput(ctx, drained)
 				return r.endedBy(x, StateExited)
 			default:
 			}
@@ -170,6 +180,29 @@ func (r *run) run(ctx context.Context) Result {
 			return r.stop(ctx, accepted != nil, ended, drained)
 		case <-progress.C:
 			r.report()
+		}
+	}
+}
+
+// An sshd that has just closed a channel may count it for a moment more, and
+// refuse one that would be within its MaxSessions.
+const (
+	openTries = 6
+	openPause = 10 * time.Millisecond // doubled after each try
+)
+
+// openPatiently opens the session channel. Nothing has run yet, so trying
+// again is safe.
+func (r *run) openPatiently(ctx context.Context) (<-chan *ssh.Request, error) {
+	for try := 0; ; try++ {
+		reqs, err := r.open(ctx)
+		if _, refused := errors.AsType[*ssh.OpenChannelError](err); !refused || try+1 == openTries {
+			return reqs, err
+		}
+		select {
+		case <-time.After(openPause << try):
+		case <-ctx.Done():
+			return nil, ctx.Err()
 		}
 	}
 }
@@ -229,6 +262,7 @@ func (r *run) exec() error {
 var errRefused = errors.New("the device refused to run a command")
 
 func (r *run) serveRequests(reqs <-chan *ssh.Request, ended chan<- struct{}) {
+	defer r.command.done()
 	defer close(ended)
 	for req := range reqs {
 		var x exit
@@ -276,14 +310,17 @@ func (r *run) copyOutput(drained chan<- struct{}) {
 	<-done
 }
 
-// awaitOutput waits for what the command wrote before it exited.
-func (r *run) awaitOutput(drained <-chan struct{}) {
+// awaitOutput waits for what the command wrote before it exited, until ctx
+// ends.
+func (r *run) awaitOutput(ctx context.Context, drained <-chan struct{}) {
 	timer := time.NewTimer(lingerAfterExit)
 	defer timer.Stop()
 	for before := r.total(); ; {
 		select {
 		case <-drained:
 			return
+		case <-ctx.Done():
+			return // what was left behind goes on writing
 		case <-timer.C:
 		}
 		now := r.total()
@@ -341,7 +378,7 @@ func (r *run) notAccepted(err error) Result {
 	if errors.Is(err, errRefused) {
 		return Result{Outcome: NotConnected, Executed: No, State: StateUnknown, Err: err, Refused: true}
 	}
-	return Result{Outcome: ConnectionLost, Executed: Maybe, State: StateUnknown, Err: err}
+	return Result{Outcome: ConnectionLost, Executed: Maybe, State: StateMayBeRunning, Err: err}
 }
 
 // lost is the result when the channel ended without an exit status.
@@ -351,7 +388,7 @@ func (r *run) lost(unanswered bool) Result {
 		executed = Maybe
 	}
 	return Result{
-		Outcome: ConnectionLost, Executed: executed, State: StateUnknown,
+		Outcome: ConnectionLost, Executed: executed, State: StateMayBeRunning,
 		Err: errors.New("the connection ended before the command's exit status came"),
 	}
 }

@@ -12,7 +12,7 @@ const (
 	// termGrace is how long a command has to end after TERM, and killGrace
 	// after KILL.
 	termGrace = 2 * time.Second
-	killGrace = 2 * time.Second
+	killGrace = 5 * time.Second
 	// goneInterval is how often the device is asked whether all has ended.
 	goneInterval = 100 * time.Millisecond
 	// askTimeout bounds one such question.
@@ -38,7 +38,9 @@ func (r *run) stop(ctx context.Context, unanswered bool, ended, drained <-chan s
 			break
 		}
 	}
-	r.awaitOutput(drained)
+	rest, cancel := context.WithTimeout(context.WithoutCancel(ctx), killGrace)
+	defer cancel()
+	r.awaitOutput(rest, drained)
 	return result
 }
 

@@ -98,7 +98,7 @@ func (c *conn) watch(ctx context.Context, interval time.Duration) {
 	defer asking.Wait()
 	defer func() { _ = c.client.Close() }()
 	var asked atomic.Bool
-	tick := time.NewTicker(interval)
+	tick := time.NewTicker(interval / 4)
 	defer tick.Stop()
 	for {
 		select {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/crypto/ssh"
 
@@ -53,7 +54,10 @@ func (p *Pool) connect(d connections.Device) (*conn, *Error) {
 		return nil, failure
 	}
 	c := newConn(client, m, tunnelID, d.MaxSessions)
-	if !p.start(func() { c.watch(p.ctx, d.Keepalive) }) {
+	if !p.start(func() {
+		c.watch(p.ctx, d.Keepalive)
+		p.cfg.Log.Info("disconnected", "device", d.Name)
+	}) {
 		_ = client.Close()
 		return nil, &Error{Code: Cancelled, Stage: StageDial, Err: errors.New("the gateway is shutting down"), FixBy: "operator"}
 	}
@@ -140,7 +144,7 @@ func (p *Pool) dialThrough(ctx context.Context, d connections.Device) (net.Conn,
 		lease.Release()
 		return nil, fmt.Errorf("through %s: %w", d.Jump, err)
 	}
-	return &leasedConn{Conn: nc, lease: lease}, nil
+	return &leasedConn{Conn: nc, release: sync.OnceFunc(lease.Release)}, nil
 }
 
 // handshake makes an SSH connection of nc, whose owner it becomes.
@@ -191,26 +195,27 @@ func handshake(ctx context.Context, nc net.Conn, d connections.Device, signer ss
 }
 
 func authFailed(d connections.Device, signer ssh.Signer) *Error {
-	public := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))
+	key, instead := signer.PublicKey(), ""
+	if cert, ok := key.(*ssh.Certificate); ok {
+		key, instead = cert.Key, fmt.Sprintf("; or to let %s trust the authority of %s for that user (TrustedUserCAKeys)", d.Name, d.CertificateFile)
+	}
+	public := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))
 	return &Error{
 		Code: AuthFailed, Stage: StageAuth, FixBy: "operator",
 		Err:  fmt.Errorf("the device refused the gateway's key for user %q", d.User),
-		Hint: fmt.Sprintf("ask the operator to add this line to ~%s/.ssh/authorized_keys on %s: %s", d.User, d.Name, public),
+		Hint: fmt.Sprintf("ask the operator to add this line to ~%s/.ssh/authorized_keys on %s: %s%s", d.User, d.Name, public, instead),
 	}
 }
 
-// leasedConn is a stream through a jump host.
+// leasedConn is a stream through a jump host. It may be closed more than once,
+// also at the same time.
 type leasedConn struct {
 	net.Conn
-	lease *Lease
+	release func() // once
 }
 
 // Close ends the stream and gives the jump host's lease back.
 func (c *leasedConn) Close() error {
-	err := c.Conn.Close()
-	if c.lease != nil {
-		c.lease.Release()
-		c.lease = nil
-	}
-	return err
+	defer c.release()
+	return c.Conn.Close()
 }

@@ -2,6 +2,7 @@ package sshpool
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -70,12 +71,13 @@ func (h *hostKeys) lookUp(address string) {
 
 // algorithmsFor offers only what a known line can verify, so that a device
 // with several keys shows one that we know. A line of a certificate authority
-// stands for certificates of any kind.
+// stands for certificates of any kind; of an unknown device the plain key is
+// wanted, which is what an operator can compare.
 func algorithmsFor(known []knownhosts.KnownKey, text []byte) []string {
 	all := ssh.SupportedAlgorithms().HostKeys
-	if len(known) == 0 {
-		return all
-	}
+	slices.SortStableFunc(all, func(a, b string) int { // as OpenSSH prefers, so that both show the same key
+		return cmp.Compare(strings.Index(b, "ed25519"), strings.Index(a, "ed25519"))
+	})
 	lines := bytes.Split(text, []byte("\n"))
 	var wanted []string
 	authority := false
@@ -86,7 +88,7 @@ func algorithmsFor(known []knownhosts.KnownKey, text []byte) []string {
 		}
 		wanted = append(wanted, k.Key.Type())
 	}
-	return slices.DeleteFunc(slices.Clone(all), func(algorithm string) bool {
+	return slices.DeleteFunc(all, func(algorithm string) bool {
 		if strings.Contains(algorithm, "-cert-") {
 			return !authority
 		}
@@ -94,7 +96,7 @@ func algorithmsFor(known []knownhosts.KnownKey, text []byte) []string {
 		if strings.HasPrefix(algorithm, "rsa-sha2-") {
 			kind = ssh.KeyAlgoRSA
 		}
-		return !slices.Contains(wanted, kind)
+		return len(known) > 0 && !slices.Contains(wanted, kind)
 	})
 }
 
@@ -123,8 +125,17 @@ func (h *hostKeys) verify(key ssh.PublicKey) *Error {
 	return h.mismatch(fmt.Errorf("the device's host certificate is refused: %w", err))
 }
 
-// otherKinds is the error of a device that has no key of a kind we know.
+// otherKinds is the error of a device that has no key of a kind we know, or,
+// as nothing is known of it, of a kind that we take.
 func (h *hostKeys) otherKinds(offered []string) *Error {
+	if len(h.known) == 0 {
+		return &Error{
+			Code: HostKeyUnknown, Stage: StageHostKey, FixBy: "operator",
+			Err: fmt.Errorf("no line of %s knows the device, and it shows its host key only by algorithms that are not safe (%s)",
+				h.path, strings.Join(offered, ", ")),
+			Hint: fmt.Sprintf("ask the operator to give %s an ed25519 host key or a newer SSH server", h.device.Name),
+		}
+	}
 	return h.mismatch(fmt.Errorf("the device has no key of a kind that %s:%d knows; it offers %s",
 		h.path, h.known[0].Line, strings.Join(offered, ", ")))
 }

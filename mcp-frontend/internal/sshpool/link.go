@@ -3,6 +3,8 @@ package sshpool
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -16,13 +18,14 @@ type link struct {
 	device connections.Device
 
 	mu      sync.Mutex // guards all below; before a conn's mutex
+	retired bool       // another link has its place: it keeps no connection
 	conn    *conn      // nil while not connected
 	dialing *dialing   // nil while no dial is under way
 	// failures counts consecutive failures to connect, lastError is the newest
 	// one's text, and the device is left alone until pausedUntil, unless its
 	// tunnel is another than failedTunnel by then.
 	failures     int
-	lastError    string
+	lastError    *Error // nil after a success
 	pausedUntil  time.Time
 	failedTunnel string
 }
@@ -77,7 +80,7 @@ func (l *link) replacedLocked() bool {
 	if l.conn.tunnelID == "" {
 		return false
 	}
-	now := l.pool.cfg.TunnelID(l.device.Host, l.device.Port)
+	now := l.tunnelNow()
 	return now != "" && now != l.conn.tunnelID
 }
 
@@ -87,15 +90,14 @@ func (l *link) pausedLocked() error {
 	if wait <= 0 {
 		return nil
 	}
-	if l.device.Mode == connections.Tunnel && l.pool.cfg.TunnelID != nil {
-		if now := l.pool.cfg.TunnelID(l.device.Host, l.device.Port); now != "" && now != l.failedTunnel {
-			l.pausedUntil = time.Time{} // it has come back: forget the old one's failures
-			return nil
-		}
+	if now := l.tunnelNow(); now != "" && now != l.failedTunnel {
+		l.failures, l.pausedUntil = 0, time.Time{} // it has come back: forget the old one's failures
+		return nil
 	}
 	return &Error{
-		Code: BackingOff, Stage: StageDial, Err: errors.New("connecting failed repeatedly; last: " + l.lastError),
-		Retriable: true, RetryAfter: wait, Hint: "call again after retry_after_s, or work on another device meanwhile", FixBy: "model",
+		Code: BackingOff, Stage: l.lastError.Stage, Err: fmt.Errorf("connecting failed repeatedly; last: %w", l.lastError),
+		Retriable: true, RetryAfter: wait, FixBy: l.lastError.FixBy,
+		Hint: "call again after retry_after_s, or work on another device meanwhile; " + l.lastError.Hint,
 	}
 }
 
@@ -103,8 +105,9 @@ func (l *link) pausedLocked() error {
 func (l *link) dial(d *dialing) {
 	began := time.Now()
 	for attempt := 0; ; attempt++ {
+		tunnel := l.tunnelNow()
 		d.conn, d.err = l.pool.connect(l.device)
-		pause, again := l.note(d, attempt)
+		pause, again := l.note(d, attempt, tunnel)
 		// All attempts of one call together take no longer than one may.
 		if !again || time.Since(began)+pause > l.device.ConnectTimeout {
 			break
@@ -117,51 +120,80 @@ func (l *link) dial(d *dialing) {
 		break
 	}
 	l.mu.Lock()
-	l.conn, l.dialing = d.conn, nil
+	l.dialing = nil
+	if !l.retired {
+		l.conn = d.conn
+	} else if d.conn != nil {
+		d.conn.retire()
+	}
 	l.mu.Unlock()
 	close(d.done)
 }
 
-// note counts the outcome of one attempt and says whether and when to try
-// again.
-func (l *link) note(d *dialing, attempt int) (pause time.Duration, again bool) {
+// tunnelNow is the id of the tunnel that a dial would find; "" if there is
+// none, or the device has none.
+func (l *link) tunnelNow() string {
+	if l.pool.cfg.TunnelID == nil || l.device.Mode != connections.Tunnel {
+		return ""
+	}
+	return l.pool.cfg.TunnelID(l.device.Host, l.device.Port)
+}
+
+// note counts the outcome of one attempt, made when tunnel was up, and says
+// whether and when to try again.
+func (l *link) note(d *dialing, attempt int, tunnel string) (pause time.Duration, again bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if d.err == nil {
-		l.failures, l.lastError, l.pausedUntil = 0, "", time.Time{}
+		l.failures, l.lastError, l.pausedUntil = 0, nil, time.Time{}
 		return 0, false
 	}
-	l.lastError = d.err.Error()
+	if l.lastError == nil || l.lastError.Code != d.err.Code {
+		l.logFailure(d.err) // once, not at every attempt
+	}
+	l.lastError = d.err
 	if !d.err.counts() {
 		return 0, false
 	}
 	l.failures++
 	retry := l.device.Retry
 	if l.failures >= retry.MaxAttempts {
-		l.pausedUntil = time.Now().Add(retry.Cooldown)
-		if l.pool.cfg.TunnelID != nil && l.device.Mode == connections.Tunnel {
-			l.failedTunnel = l.pool.cfg.TunnelID(l.device.Host, l.device.Port)
-		}
+		l.pausedUntil, l.failedTunnel = time.Now().Add(retry.Cooldown), tunnel
+		l.pool.cfg.Log.Warn("leaving the device alone for a while", "device", l.device.Name, "failures", l.failures, "cooldown", retry.Cooldown)
 		return 0, false
 	}
 	backoff := min(retry.InitialBackoff<<min(attempt, 20), retry.MaxBackoff)
 	return backoff/2 + rand.N(backoff), d.err.transient()
 }
 
+// logFailure tells the operator why the device cannot be reached.
+func (l *link) logFailure(e *Error) {
+	level := slog.LevelWarn
+	if e.Code == HostKeyMismatch {
+		level = slog.LevelError
+	}
+	l.pool.cfg.Log.Log(l.pool.ctx, level, "cannot connect", "device", l.device.Name, "code", e.Code, "stage", e.Stage, "error", e.Err)
+}
+
 func (l *link) status() Status {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return Status{
+	status := Status{
 		Device:    l.device,
 		Connected: l.conn != nil && !l.conn.lost(),
-		Failures:  l.failures, LastError: l.lastError, RetryAfter: max(time.Until(l.pausedUntil), 0),
+		Failures:  l.failures, RetryAfter: max(time.Until(l.pausedUntil), 0),
 	}
+	if l.lastError != nil {
+		status.LastCode, status.LastError = l.lastError.Code, l.lastError.Error()
+	}
+	return status
 }
 
 // retire lets the connection finish what it carries.
 func (l *link) retire() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.retired = true
 	if l.conn != nil {
 		l.conn.retire()
 		l.conn = nil

@@ -105,11 +105,15 @@ func (p *Pool) Device(name string) (connections.Device, error) {
 	if d, ok := set.Lookup(name); ok {
 		return d, nil
 	}
+	return connections.Device{}, notFound(set, name)
+}
+
+func notFound(set *connections.Set, name string) *Error {
 	err := fmt.Errorf("no device is called %q", name)
 	if near := set.Nearest(name); len(near) > 0 {
 		err = fmt.Errorf("%w; did you mean %s?", err, strings.Join(near, " or "))
 	}
-	return connections.Device{}, &Error{
+	return &Error{
 		Code: DeviceNotFound, Stage: StageConfig, Err: err, Hint: err.Error() + " ssh_list_devices has all names", FixBy: "model",
 	}
 }
@@ -129,12 +133,11 @@ func (l *Lease) Release() { l.conn.release() }
 // Acquire connects to the device if need be and waits for a free channel on
 // the connection, first come, first served. Its error is an *Error.
 func (p *Pool) Acquire(ctx context.Context, name string) (*Lease, error) {
-	d, err := p.Device(name)
-	if err != nil {
-		return nil, err
-	}
-	l := p.link(d)
-	for {
+	for range maxRounds {
+		l, err := p.link(name) // each time: the devices may have been replaced while we waited
+		if err != nil {
+			return nil, err
+		}
 		c, reused, err := l.connected(ctx)
 		if err != nil {
 			return nil, err
@@ -144,10 +147,18 @@ func (p *Pool) Acquire(ctx context.Context, name string) (*Lease, error) {
 			return nil, waitError(ctx, "waiting for a free channel")
 		}
 		if ok { // otherwise it was lost or replaced while we waited
-			return &Lease{Client: c.client, Device: d, TunnelID: c.tunnelID, Reused: reused, conn: c}, nil
+			return &Lease{Client: c.client, Device: l.device, TunnelID: c.tunnelID, Reused: reused, conn: c}, nil
 		}
 	}
+	return nil, &Error{
+		Code: ConnectionLost, Stage: StageDial, Err: errors.New("the device lets us in and ends the connection at once"), Retriable: true,
+		Hint: "nothing has run; try again later, or ask the operator to look at the log of the device's sshd", FixBy: "operator",
+	}
 }
+
+// maxRounds bounds how often one call takes a connection that is gone before
+// it has a channel.
+const maxRounds = 5
 
 // waitError is what a caller learns whose ctx ended.
 func waitError(ctx context.Context, doing string) *Error {
@@ -160,17 +171,21 @@ func waitError(ctx context.Context, doing string) *Error {
 	return &Error{Code: Cancelled, Stage: StageDial, Err: fmt.Errorf("cancelled %s", doing), Retriable: true, Hint: "nothing has run", FixBy: "model"}
 }
 
-func (p *Pool) link(d connections.Device) *link {
+func (p *Pool) link(name string) (*link, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	l := p.links[d.Name]
-	if l == nil || !reflect.DeepEqual(l.device, d) {
-		l = &link{pool: p, device: d}
-		if !p.closed {
-			p.links[d.Name] = l
-		}
+	if l := p.links[name]; l != nil {
+		return l, nil // SetDevices sees to it that it is the device's as it is now
 	}
-	return l
+	d, ok := p.set.Lookup(name)
+	if !ok {
+		return nil, notFound(p.set, name)
+	}
+	l := &link{pool: p, device: d}
+	if !p.closed {
+		p.links[name] = l
+	}
+	return l, nil
 }
 
 // Status is what is known of a device without asking it.
@@ -178,7 +193,8 @@ type Status struct {
 	Device     connections.Device
 	Connected  bool
 	Failures   int    // consecutive failures to connect
-	LastError  string // of the newest failure; "" after a success
+	LastCode   Code   // of the newest failure; "" after a success
+	LastError  string // its text
 	RetryAfter time.Duration
 	Unusable   error // why the device's configuration cannot work; nil if it can
 }

@@ -30,7 +30,7 @@ const (
 const askTimeout = 5 * time.Second
 
 type runDirFlag struct {
-	RunDir string `default:"run/acceptor" placeholder:"DIR" help:"Directory of the unix sockets."`
+	RunDir string `default:"run/acceptor" placeholder:"DIR" help:"Directory of the unix sockets (default run/acceptor)."`
 }
 
 // ask runs question against the running acceptor.
