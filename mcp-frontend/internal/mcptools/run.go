@@ -125,18 +125,21 @@ func (t *tools) runOne(ctx context.Context, tool string, ask judge, args runArgs
 		return r.failed("run_failed", string(remote.NotConnected), *e)
 	}
 
-	started := r.record
-	started.Event = "run_started"
-	seq, err := t.cfg.Record(started)
-	if err != nil {
-		release()
-		return r.failed("", string(remote.NotConnected), auditUnavailable(err))
-	}
-	r.result.AuditSeq = seq
-
 	running, stop := context.WithTimeout(ctx, r.timeout)
 	defer stop()
-	return r.finished(remote.Run(running, lease.Client, r.command(ctx, release)))
+	command := r.command(ctx, release)
+	var unrecorded error // read after Run, which waits for Permit
+	command.Permit = func() error {
+		started := r.record
+		started.Event = "run_started"
+		r.result.AuditSeq, unrecorded = t.cfg.Record(started)
+		return unrecorded
+	}
+	seen := remote.Run(running, lease.Client, command)
+	if unrecorded != nil {
+		return r.failed("", string(remote.NotConnected), auditUnavailable(unrecorded))
+	}
+	return r.finished(seen)
 }
 
 // refuseRun answers arguments that do not fit with all that a run's result

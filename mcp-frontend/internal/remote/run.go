@@ -77,6 +77,9 @@ type Command struct {
 	// Spill opens a place for a whole stream ("stdout" or "stderr") that is
 	// longer than MaxOutput; it may return nil. nil for none.
 	Spill func(stream string) io.WriteCloser
+	// Permit is asked while the channel is being opened. Nothing is sent unless
+	// it returns nil; its error becomes the result's. nil permits.
+	Permit func() error
 	// Done is called once, when the channel has closed or none was had. That
 	// may be after Run has returned: the device counts the channel until then.
 	Done func()
@@ -142,7 +145,16 @@ type exit struct {
 }
 
 func (r *run) run(ctx context.Context) Result {
+	permitted := r.askPermit()
 	opened, err := r.openPatiently(ctx)
+	if refused := <-permitted; refused != nil {
+		if err == nil {
+			go ssh.DiscardRequests(opened) // ends with the channel
+			_ = r.channel.Close()
+		}
+		r.command.done()
+		return Result{Outcome: NotConnected, Executed: No, State: StateUnknown, Err: refused}
+	}
 	if err != nil {
 		r.command.done()
 		return r.notSent(ctx, err)
@@ -182,6 +194,17 @@ func (r *run) run(ctx context.Context) Result {
 			r.report()
 		}
 	}
+}
+
+// askPermit asks for the permit, in parallel to what takes a round trip.
+func (r *run) askPermit() <-chan error {
+	permitted := make(chan error, 1)
+	if r.command.Permit == nil {
+		permitted <- nil
+		return permitted
+	}
+	go func() { permitted <- r.command.Permit() }() // waited for by run
+	return permitted
 }
 
 // An sshd that has just closed a channel may count it for a moment more, and
