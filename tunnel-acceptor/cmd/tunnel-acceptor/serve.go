@@ -26,7 +26,7 @@ type serveCmd struct {
 	runDirFlag
 	program.Log
 	Listen               string        `default:":2222" help:"SSH address, the only one that faces the network."`
-	HostKey              []string      `placeholder:"FILE" help:"Private host key, one per key type (repeatable; default data/acceptor/ssh_host_ed25519_key, made at first start)." `
+	HostKey              []string      `placeholder:"FILE" help:"Private host key (repeatable; default data/acceptor/ssh_host_ed25519_key, made at first start). The first of each type is used, further ones are announced to devices for a later rotation."`
 	AllowUID             []uint32      `name:"allow-uid" placeholder:"UID" help:"Further uid that may use the sockets beside the own one (repeatable)."`
 	Ciphers              []string      `default:"aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com" help:"Ciphers to offer, best first."`
 	ClientAliveInterval  time.Duration `default:"15s" help:"Silence after which a device is asked for a sign of life."`
@@ -41,6 +41,8 @@ type serveCmd struct {
 	AuditLog             string        `default:"data/acceptor/audit.jsonl" placeholder:"FILE" help:"Audit trail."`
 	AuditMaxSize         program.Size  `default:"64MiB" help:"Size at which the audit trail is rotated."`
 	AuditKeep            int           `default:"10" help:"Rotated audit files that are kept."`
+	LoopbackPorts        bool          `help:"Also listen on 127.0.0.1:PORT while a tunnel is up; any local process may then connect."`
+	MetricsListen        string        `placeholder:"ADDRESS" help:"Serve /metrics (Prometheus) and /healthz on :PORT (of 127.0.0.1 alone), unix:PATH, or HOST:PORT to be reached from elsewhere."`
 	DrainTimeout         time.Duration `default:"10s" help:"Time that open streams have to end after SIGTERM."`
 }
 
@@ -66,7 +68,7 @@ func (c *serveCmd) Run(ctx context.Context, streams program.Streams) error {
 		return err
 	}
 	defer func() { _ = trail.Close() }()
-	rec := &recorder{trail: trail, log: log}
+	rec := newRecorder(trail, log)
 
 	tunnels := registry.New()
 	tunnels.SetGranted(granted(keys))
@@ -102,6 +104,16 @@ func (c *serveCmd) Run(ctx context.Context, streams program.Streams) error {
 	}
 	defer func() { _ = listener.Close() }()
 
+	metricsListener, err := listenMetrics(ctx, c.MetricsListen)
+	if err != nil {
+		return err
+	}
+
+	if metricsListener != nil {
+		defer func() { _ = metricsListener.Close() }()
+		log.Info("metrics", "listen", metricsListener.Addr().String())
+	}
+
 	if err := rec.append(audit.Record{Event: "started", Reason: "listening on " + listener.Addr().String()}); err != nil {
 		return err
 	}
@@ -113,7 +125,7 @@ func (c *serveCmd) Run(ctx context.Context, streams program.Streams) error {
 	// The sockets outlive the SSH side, which drains through them.
 	local, stopLocal := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopLocal()
-	err = program.Together(ctx,
+	parts := []func(ctx context.Context) error{
 		func(ctx context.Context) error {
 			defer stopLocal()
 			return server.Serve(ctx, listener)
@@ -127,7 +139,16 @@ func (c *serveCmd) Run(ctx context.Context, streams program.Streams) error {
 			changes.each(ctx, func() { c.reload(log, rec, server, tunnels) })
 			return nil
 		},
-	)
+	}
+	if c.LoopbackPorts {
+		parts = append(parts, func(context.Context) error { return tunnelapi.NewPorts(dial).Serve(local) })
+	}
+	if metricsListener != nil {
+		parts = append(parts, func(ctx context.Context) error {
+			return serveMetrics(ctx, local, metricsListener, newMetrics(rec, server, tunnels))
+		})
+	}
+	err = program.Together(ctx, parts...)
 	if recordErr := rec.append(audit.Record{Event: "stopped"}); err == nil {
 		err = recordErr
 	}
@@ -160,17 +181,17 @@ func (c *serveCmd) hostKeys(log *slog.Logger) ([]ssh.Signer, error) {
 		paths = []string{defaultHostKey}
 	}
 	var keys []ssh.Signer
-	types := make(map[string]string)
+	seen := make(map[string]string)
 	for _, path := range paths {
 		key, err := keyfile.Load(path)
 		if err != nil {
 			return nil, fmt.Errorf("host key: %w", err)
 		}
-		kind := key.PublicKey().Type()
-		if other := types[kind]; other != "" {
-			return nil, fmt.Errorf("host key: %s and %s are both %s; one per type can be served", other, path, kind)
+		fingerprint := ssh.FingerprintSHA256(key.PublicKey())
+		if other := seen[fingerprint]; other != "" {
+			return nil, fmt.Errorf("host key: %s and %s are the same key", other, path)
 		}
-		types[kind] = path
+		seen[fingerprint] = path
 		keys = append(keys, key)
 	}
 	return keys, nil

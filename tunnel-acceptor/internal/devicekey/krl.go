@@ -197,7 +197,7 @@ func (b serialBitmap) valid() bool {
 	if len(b.bits) > 0 && b.bits[0]&0x80 != 0 {
 		return false
 	}
-	length := uint64(new(big.Int).SetBytes(b.bits).BitLen()) //nolint:gosec // a length is not negative
+	length := uint64(new(big.Int).SetBytes(b.bits).BitLen())
 	return length <= math.MaxUint64-b.offset && !b.has(0)
 }
 

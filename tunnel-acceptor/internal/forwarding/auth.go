@@ -75,7 +75,10 @@ func (s *Server) serverConfig(ctx gliderssh.Context) *ssh.ServerConfig {
 // handleOffer answers an offer of a key that is not proved: whether a
 // signature by it is worth asking for. It grants nothing.
 func (s *Server) handleOffer(ctx gliderssh.Context, key gliderssh.PublicKey) bool {
-	connOf(ctx).fail(refusal{reason: notProved}) // until it logs in; the library does not tell of a bad signature
+	c := connOf(ctx)
+	fingerprint := ssh.FingerprintSHA256(key)
+	c.offered.Store(&fingerprint)
+	c.fail(refusal{reason: notProved}) // until it logs in; the library does not tell of a bad signature
 	noTouch, err := s.keys.Load().Precheck(key)
 	// A fresh value each time: gliderlabs shares one among all offers.
 	perms := &ssh.Permissions{}
@@ -94,8 +97,7 @@ func (s *Server) authorize(c *conn, key ssh.PublicKey) (*ssh.Permissions, error)
 			err = &devicekey.Denied{Device: grant.Device, Reason: full.Error()}
 		}
 	}
-	var denied *devicekey.Denied
-	if errors.As(err, &denied) {
+	if denied, ok := errors.AsType[*devicekey.Denied](err); ok {
 		c.fail(refusal{device: denied.Device, reason: denied.Reason})
 		return nil, &ssh.BannerError{Err: err, Message: "tunnel-acceptor: " + denied.Reason + "\r\n"}
 	}

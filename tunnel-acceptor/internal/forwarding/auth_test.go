@@ -42,6 +42,7 @@ func wrongSignature(key testKey) ssh.Signer { return forged{key.PublicKey(), key
 // proved. An attacker with a key of its own offers it, then the victim's, and
 // then signs with its own, whose offer the library has answered before.
 func TestIdentityIsTheProvedKey(t *testing.T) {
+	t.Parallel()
 	victim, attacker := newKey(t), newKey(t)
 	a := start(t, line("victim", victim.PublicKey(), "", 1)+line("attacker", attacker.PublicKey(), "", 2), nil)
 	for name, offers := range map[string][]ssh.Signer{
@@ -78,6 +79,7 @@ func TestIdentityIsTheProvedKey(t *testing.T) {
 // Without a proof nobody comes in, whatever the method or the user's name, and
 // all is counted as one record.
 func TestNothingButAProvedKeyLogsIn(t *testing.T) {
+	t.Parallel()
 	known, stranger := newKey(t), newKey(t)
 	a := start(t, line("edge", known.PublicKey(), "", 22222), nil)
 	a.mustLogin(known) // a source with a live session is not held back
@@ -97,6 +99,7 @@ func TestNothingButAProvedKeyLogsIn(t *testing.T) {
 			}
 		}
 	}
+	a.waitFor("all to leave", func() bool { pending, _ := a.server.Counts(); return pending == 0 })
 	a.stop()
 	if got := len(a.named("login")); got != 1 {
 		t.Errorf("%d logins", got)
@@ -131,6 +134,7 @@ func forgedCertificate(t *testing.T, authority, key testKey) ssh.Signer {
 // The user's name says nothing: two attempts under two names are one identity.
 // gliderlabs' context would keep the first name.
 func TestUserNameMeansNothing(t *testing.T) {
+	t.Parallel()
 	key := newKey(t)
 	a := start(t, line("edge", key.PublicKey(), "", 22222), nil)
 	for _, user := range []string{"root", "agent", "someone else"} {
@@ -151,6 +155,7 @@ func TestUserNameMeansNothing(t *testing.T) {
 // A stranger's key costs no time: sizes and kinds are judged before any
 // arithmetic (CVE-2026-39829).
 func TestOddKeysAreRefusedQuickly(t *testing.T) {
+	t.Parallel()
 	small, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
@@ -181,6 +186,7 @@ func TestOddKeysAreRefusedQuickly(t *testing.T) {
 // Offers of known keys are no failures, so MaxAuthTries does not end them. The
 // library's cap does, and a key's real owner gets in before it.
 func TestManyOffersAreBounded(t *testing.T) {
+	t.Parallel()
 	var lines strings.Builder
 	var offers offeringAgent
 	for i := range 140 {
@@ -247,6 +253,7 @@ func serveAgent(t *testing.T, keys agent.Agent) string {
 // A key that was proved and may not be used now learns why; everybody else
 // learns nothing.
 func TestOnlyTheOwnerLearnsWhy(t *testing.T) {
+	t.Parallel()
 	key := newKey(t)
 	a := start(t, line("edge", key.PublicKey(), `from="192.0.2.0/24",`, 22222), nil)
 	cmd, output := a.openSSH(key, "-N")

@@ -12,6 +12,7 @@ import (
 
 // Dropbear, on routers and small boards, opens a tunnel.
 func TestDropbear(t *testing.T) {
+	t.Parallel()
 	key := newKey(t)
 	a := start(t, line("edge", key.PublicKey(), "", 22222), nil)
 	dir := t.TempDir()
@@ -33,6 +34,7 @@ func TestDropbear(t *testing.T) {
 
 // PuTTY's plink, on Windows machines, opens a tunnel.
 func TestPlink(t *testing.T) {
+	t.Parallel()
 	key := newKey(t)
 	a := start(t, line("edge", key.PublicKey(), "", 22222), nil)
 	dir := t.TempDir()
@@ -53,6 +55,7 @@ func TestPlink(t *testing.T) {
 
 // ssh-audit finds nothing worse than a warning.
 func TestSSHAudit(t *testing.T) {
+	t.Parallel()
 	a := start(t, "", nil)
 	host, port, _ := net.SplitHostPort(a.addr)
 	cmd, output := a.command("ssh-audit", "--no-colors", "-p", port, host)

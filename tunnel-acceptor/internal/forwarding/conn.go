@@ -24,8 +24,9 @@ type conn struct {
 	remote   netip.AddrPort
 	opened   time.Time
 	in, out  atomic.Uint64
-	lastRead atomic.Int64 // Unix nanoseconds
-	refused  atomic.Int64 // channels that the peer tried to open
+	lastRead atomic.Int64           // Unix nanoseconds
+	refused  atomic.Int64           // channels that the peer tried to open
+	offered  atomic.Pointer[string] // fingerprint of the key offered last
 	loggedIn atomic.Bool
 	session  atomic.Pointer[session]
 	closed   chan struct{} // closed when we close
@@ -119,12 +120,12 @@ func (c *conn) login(grant *devicekey.Grant) error {
 	return nil
 }
 
-// fail notes why an attempt to log in failed. Where the reason is known better,
-// it was noted before.
+// fail notes why an attempt to log in failed. A better reason than notProved
+// stays.
 func (c *conn) fail(f refusal) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.failure.reason == "" || f.device != "" {
+	if c.failure.reason == "" || f.reason != notProved {
 		c.failure = f
 	}
 }
@@ -155,6 +156,18 @@ func (c *conn) begin() (done func(), ok bool) {
 	return c.server.background.Done, true
 }
 
+// begun makes n the connection's session, unless it has ended meanwhile: then
+// nobody would end n.
+func (c *conn) begun(n *session) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended {
+		return false
+	}
+	c.session.Store(n)
+	return true
+}
+
 // close ends the connection from our side. The first reason given is kept.
 func (c *conn) close(reason string) {
 	c.mu.Lock()
@@ -163,7 +176,7 @@ func (c *conn) close(reason string) {
 		close(c.closed)
 	}
 	c.mu.Unlock()
-	_ = c.Conn.Close()
+	_ = c.Close()
 }
 
 // end gives back all that the connection held. It is called once, when its
@@ -210,5 +223,9 @@ func (c *conn) endRefused(reason string, failure refusal) {
 	}
 	failure.source = sourceOf(c.remote.Addr())
 	c.server.gate.depart(c, "", penalty)
-	c.server.refusals.count(failure)
+	offered := ""
+	if fingerprint := c.offered.Load(); fingerprint != nil {
+		offered = *fingerprint
+	}
+	c.server.refusals.count(failure, offered)
 }

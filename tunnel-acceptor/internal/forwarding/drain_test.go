@@ -9,6 +9,7 @@ import (
 
 // The stop closes the door and what is idle at once, and lets a stream finish.
 func TestDrainLetsStreamsFinish(t *testing.T) {
+	t.Parallel()
 	busy, idle := newKey(t), newKey(t)
 	a := start(t, line("busy", busy.PublicKey(), "", 1)+line("idle", idle.PublicKey(), "", 2), func(cfg *Config, _ *delays) { cfg.DrainTimeout = 10 * time.Second })
 	a.hold(busy, 1)
@@ -52,6 +53,7 @@ func TestDrainLetsStreamsFinish(t *testing.T) {
 }
 
 func TestDrainEndsInTime(t *testing.T) {
+	t.Parallel()
 	key := newKey(t)
 	a := start(t, line("edge", key.PublicKey(), "", 1), func(cfg *Config, _ *delays) { cfg.DrainTimeout = 200 * time.Millisecond })
 	client := a.hold(key, 1)

@@ -2,6 +2,7 @@ package forwarding
 
 import (
 	"fmt"
+	"math"
 	"slices"
 
 	"golang.org/x/crypto/ssh"
@@ -16,22 +17,29 @@ type forwardRequest struct {
 	Port  uint32
 }
 
+// slotRequest is a forwardRequest that makes sense.
+type slotRequest struct {
+	label string // one of labels
+	port  uint16 // 0 for the only one that is granted
+}
+
 // labels are the bind addresses that mean the device's own slot. OpenSSH sends
 // "localhost" for -R PORT:…, and "" for -R '*:PORT:…'.
 var labels = []string{"localhost", "127.0.0.1", "::1", "", "*"}
 
-func parseForward(payload []byte) (forwardRequest, error) {
+func parseForward(payload []byte) (slotRequest, error) {
 	var r forwardRequest
 	if err := ssh.Unmarshal(payload, &r); err != nil {
-		return r, fmt.Errorf("a malformed request: %w", err)
+		return slotRequest{}, fmt.Errorf("a malformed request: %w", err)
 	}
+	if r.Port > math.MaxUint16 {
+		return slotRequest{}, fmt.Errorf("port %d", r.Port)
+	}
+	slot := slotRequest{r.Label, uint16(r.Port)}
 	if !slices.Contains(labels, r.Label) {
-		return r, fmt.Errorf("bind address %q: use localhost, or none", printable(r.Label, 64))
+		return slot, fmt.Errorf("bind address %q: use localhost, or none", printable(r.Label, 64))
 	}
-	if r.Port > 65535 {
-		return r, fmt.Errorf("port %d", r.Port)
-	}
-	return r, nil
+	return slot, nil
 }
 
 // maxForwardRequests ends a session that keeps asking for forwards and giving
@@ -55,18 +63,18 @@ func (s *session) handleForward(req *ssh.Request) (ok bool, payload []byte) {
 	}
 	r, err := parseForward(req.Payload)
 	if err != nil {
-		s.deny(r.Port, err.Error())
+		s.deny(r.port, err.Error())
 		return false, nil
 	}
 	port, err := s.portFor(r, req.WantReply)
 	if err != nil {
-		s.deny(r.Port, err.Error())
+		s.deny(r.port, err.Error())
 		return false, nil
 	}
 	s.mu.Lock()
 	again := s.tunnels[port]
 	s.mu.Unlock()
-	if r.Port == 0 {
+	if r.port == 0 {
 		payload = ssh.Marshal(struct{ Port uint32 }{uint32(port)})
 	}
 	if again != nil {
@@ -75,10 +83,10 @@ func (s *session) handleForward(req *ssh.Request) (ok bool, payload []byte) {
 	t := s.newTunnel(r, port)
 	switch {
 	case !s.server.cfg.Registry.Room(t.key, s.server.cfg.MaxTunnels):
-		s.deny(r.Port, "the device has its full number of tunnels")
+		s.deny(r.port, "the device has its full number of tunnels")
 		return false, nil
 	case s.server.takeovers.denied(t.key):
-		s.deny(r.Port, "two machines share this key, and the other one keeps the port for now")
+		s.deny(r.port, "two machines share this key, and the other one keeps the port for now")
 		return false, nil
 	}
 	event := s.event("forward_granted")
@@ -97,13 +105,13 @@ func (s *session) handleForward(req *ssh.Request) (ok bool, payload []byte) {
 }
 
 // portFor returns the port that a request means and that is granted.
-func (s *session) portFor(r forwardRequest, wantReply bool) (uint16, error) {
+func (s *session) portFor(r slotRequest, wantReply bool) (uint16, error) {
 	granted := s.id.grant.Ports
-	if r.Port != 0 {
-		if !slices.Contains(granted, uint16(r.Port)) {
-			return 0, fmt.Errorf("port %d is not granted to the device", r.Port)
+	if r.port != 0 {
+		if !slices.Contains(granted, r.port) {
+			return 0, fmt.Errorf("port %d is not granted to the device", r.port)
 		}
-		return uint16(r.Port), nil
+		return r.port, nil
 	}
 	if len(granted) != 1 {
 		return 0, fmt.Errorf("port 0, and the device has %d ports to choose from: name one", len(granted))
@@ -116,12 +124,9 @@ func (s *session) portFor(r forwardRequest, wantReply bool) (uint16, error) {
 
 // deny records a refused forward. A session that holds none is soon closed,
 // so that the device tries again.
-func (s *session) deny(port uint32, reason string) {
+func (s *session) deny(port uint16, reason string) {
 	event := s.event("forward_denied")
-	event.Reason = reason
-	if port <= 65535 {
-		event.Port = uint16(port)
-	}
+	event.Port, event.Reason = port, reason
 	_ = s.server.cfg.Record(event)
 	if len(s.held()) == 0 {
 		s.conn.bound(false, s.server.delays.unboundAfterRefusal)
@@ -155,8 +160,8 @@ func (s *session) handleCancel(req *ssh.Request) (ok bool, payload []byte) {
 	if err != nil {
 		return false, nil
 	}
-	port := uint16(r.Port)
-	if r.Port == 0 && len(s.id.grant.Ports) == 1 {
+	port := r.port
+	if port == 0 && len(s.id.grant.Ports) == 1 {
 		port = s.id.grant.Ports[0]
 	}
 	s.mu.Lock()
@@ -180,12 +185,12 @@ func (s *session) handleCancel(req *ssh.Request) (ok bool, payload []byte) {
 }
 
 // newTunnel prepares a tunnel for the slot (device, port).
-func (s *session) newTunnel(r forwardRequest, port uint16) *tunnel {
+func (s *session) newTunnel(r slotRequest, port uint16) *tunnel {
 	t := &tunnel{
 		session: s,
 		key:     registry.Key{Device: s.id.grant.Device, Port: port},
 		id:      registry.NewID(),
-		label:   r.Label,
+		label:   r.label,
 	}
 	t.attachment = &registry.Attachment{
 		Key:            t.key,

@@ -172,10 +172,11 @@ func (g *gate) advanceLocked() {
 		if src.heldBack(now) && (wake.IsZero() || src.penalized.Before(wake)) {
 			wake = src.penalized
 		}
-		if g.taken >= g.places || src.sessions == 0 && src.taken >= g.perSource || src.heldBack(now) {
+		if g.taken >= g.places || src.taken >= g.shareOf(src) || src.heldBack(now) {
 			return false
 		}
-		c.place, c.turn = true, closeTurn(c.turn)
+		close(c.turn)
+		c.place, c.turn = true, nil
 		src.taken++
 		g.taken++
 		return true
@@ -185,9 +186,13 @@ func (g *gate) advanceLocked() {
 	}
 }
 
-func closeTurn(turn chan struct{}) chan struct{} {
-	close(turn)
-	return nil
+// shareOf is how many places a source may take. One with a live session may be
+// a fleet behind one address that comes back: it may take more, and not all.
+func (g *gate) shareOf(src *source) int {
+	if src.sessions > 0 {
+		return max(g.perSource, (g.places+1)/2)
+	}
+	return g.perSource
 }
 
 // heldBack says whether the source's penalty is in force.

@@ -46,7 +46,7 @@ func end(g *gate, conns ...*conn) {
 }
 
 // Places are few, in all and per source, and given to those who waited
-// longest. A source with a live session is bounded by the whole alone.
+// longest.
 func TestPlaces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := testGate()
@@ -70,21 +70,41 @@ func TestPlaces(t *testing.T) {
 		if !placed(g, c1) {
 			t.Error("a login did not free its place")
 		}
-		more := []*conn{from(g, "192.0.2.2"), from(g, "192.0.2.2"), from(g, "192.0.2.2")}
-		for _, c := range more {
-			entering(g, c)
-		}
 		end(g, a1, a2, a3, c1)
-		for _, c := range more {
-			if !placed(g, c) {
-				t.Error("a source with a live session is held to the limit per source")
-			}
-		}
-		end(g, more...)
 		g.depart(b1, "b", 0)
 		if g.taken != 0 || g.pending != 0 || g.loggedIn != 0 || len(g.sources) != 0 || len(g.devices) != 0 || len(g.waiting) != 0 {
 			t.Errorf("when all have left, the gate still holds %+v", g)
 		}
+	})
+}
+
+// A source with a live session may be a fleet that comes back behind one
+// address: it gets more places than others, and leaves some to them.
+func TestPlacesOfASourceWithALiveSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate(Config{MaxStartups: 10, MaxStartupsPerSource: 2, MaxConnections: 10, MaxTunnels: 1})
+		live := from(g, "192.0.2.1")
+		entering(g, live)
+		if err := g.admit(live, "live"); err != nil {
+			t.Fatal(err)
+		}
+		fleet := make([]*conn, 10)
+		placed := 0
+		for i := range fleet {
+			fleet[i] = from(g, "192.0.2.1")
+			if entering(g, fleet[i]) {
+				placed++
+			}
+		}
+		if placed != 5 {
+			t.Errorf("the fleet has %d of 10 places, want half of them", placed)
+		}
+		stranger := from(g, "192.0.2.2")
+		if !entering(g, stranger) {
+			t.Error("nothing is left for another source")
+		}
+		end(g, append(fleet, stranger)...)
+		g.depart(live, "live", 0)
 	})
 }
 
@@ -110,12 +130,12 @@ func TestPenalties(t *testing.T) {
 		if entering(g, c) || !entering(g, other) {
 			t.Error("three failures do not hold the source back, or another one too")
 		}
-		time.Sleep(14 * time.Second)
+		<-time.After(14 * time.Second)
 		synctest.Wait()
 		if placed(g, c) {
 			t.Error("the penalty was over before its time")
 		}
-		time.Sleep(2 * time.Second)
+		<-time.After(2 * time.Second)
 		synctest.Wait()
 		if !placed(g, c) {
 			t.Error("the penalty did not end")
@@ -148,7 +168,7 @@ func TestPenalties(t *testing.T) {
 		if src := g.sources[netip.MustParsePrefix("192.0.2.1/32")]; src == nil || time.Until(src.penalized) > penaltyMax {
 			t.Errorf("the penalty: %+v", src)
 		}
-		time.Sleep(penaltyMax + time.Second)
+		<-time.After(penaltyMax + time.Second)
 		g.sweep(time.Now())
 		if len(g.sources) != 0 {
 			t.Errorf("%d sources are remembered", len(g.sources))
@@ -225,6 +245,7 @@ func TestTooManyPending(t *testing.T) {
 // 500 connections that say nothing, and others that say a little, do not keep
 // a good device out; all are gone when the grace time is over.
 func TestSilentConnectionsKeepNobodyOut(t *testing.T) {
+	t.Parallel()
 	const silent, slow, grace = 500, 40, 3 * time.Second
 	key := newKey(t)
 	a := start(t, line("edge", key.PublicKey(), "", 22222), func(cfg *Config, d *delays) {
@@ -276,6 +297,7 @@ func TestSilentConnectionsKeepNobodyOut(t *testing.T) {
 
 // A source that keeps failing is held back, and the records say how often.
 func TestFailuresHoldTheirSourceBack(t *testing.T) {
+	t.Parallel()
 	key, stranger := newKey(t), newKey(t)
 	a := start(t, line("edge", key.PublicKey(), "", 22222), func(cfg *Config, _ *delays) { cfg.LoginGrace = time.Second })
 	for range 4 {

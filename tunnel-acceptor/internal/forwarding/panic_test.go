@@ -14,18 +14,18 @@ func TestPanicEndsOneConnection(t *testing.T) {
 	expiry := func() string {
 		return fmt.Sprintf(`expiry-time="%s",`, time.Now().UTC().Add(2*time.Second).Format("20060102150405Z"))
 	}
-	for event, provoke := range map[string]func(t *testing.T, a *acceptor){
-		"login":           func(_ *testing.T, a *acceptor) { _, _ = a.login(victim) },
-		"forward_granted": func(t *testing.T, a *acceptor) { request(a, t, victim, 2) },
-		"forward_denied":  func(t *testing.T, a *acceptor) { request(a, t, victim, 3) },
-		"forward_cancelled": func(t *testing.T, a *acceptor) {
+	for event, provoke := range map[string]func(a *acceptor){
+		"login":           func(a *acceptor) { _, _ = a.login(victim) },
+		"forward_granted": func(a *acceptor) { a.request(victim, 2) },
+		"forward_denied":  func(a *acceptor) { a.request(victim, 3) },
+		"forward_cancelled": func(a *acceptor) {
 			_, _, _ = a.hold(victim, 2).SendRequest("cancel-tcpip-forward", false, append(sshString(nil), 0, 0, 0, 2))
 		},
-		"channel_refused": func(t *testing.T, a *acceptor) { _, _, _ = a.mustLogin(victim).OpenChannel("session", nil) },
-		"takeover":        func(_ *testing.T, a *acceptor) { a.hold(victim, 2); a.hold(victim, 2) },
-		"session_closed":  func(_ *testing.T, a *acceptor) { _ = a.hold(victim, 2).Close() },
-		"session_revoked": func(_ *testing.T, a *acceptor) { waitClosed(t, a.hold(victim, 2)) },
-		"keepalive_lost":  func(t *testing.T, a *acceptor) { freeze(t, a, victim) },
+		"channel_refused": func(a *acceptor) { _, _, _ = a.mustLogin(victim).OpenChannel("session", nil) },
+		"takeover":        func(a *acceptor) { a.hold(victim, 2); a.hold(victim, 2) },
+		"session_closed":  func(a *acceptor) { _ = a.hold(victim, 2).Close() },
+		"session_revoked": func(a *acceptor) { waitClosed(a.t, a.hold(victim, 2)) },
+		"keepalive_lost":  func(a *acceptor) { a.freeze(victim) },
 	} {
 		t.Run(event, func(t *testing.T) {
 			t.Parallel()
@@ -48,7 +48,7 @@ func TestPanicEndsOneConnection(t *testing.T) {
 				}
 				return nil
 			})
-			provoke(t, a)
+			provoke(a)
 			select {
 			case <-panicked:
 			case <-time.After(10 * time.Second):
@@ -68,8 +68,8 @@ func TestPanicEndsOneConnection(t *testing.T) {
 }
 
 // request asks for a forward on a new session and does not wait for the answer.
-func request(a *acceptor, t *testing.T, key testKey, port uint32) {
-	t.Helper()
+func (a *acceptor) request(key testKey, port byte) {
+	a.t.Helper()
 	client := a.mustLogin(key)
-	_, _, _ = client.SendRequest("tcpip-forward", true, append(sshString([]byte("localhost")), 0, 0, 0, byte(port)))
+	_, _, _ = client.SendRequest("tcpip-forward", true, append(sshString([]byte("localhost")), 0, 0, 0, port))
 }

@@ -6,8 +6,9 @@ import (
 	"sync"
 )
 
-// maxRefusals bounds the kinds of refusal that are told apart in one minute.
-const maxRefusals = 4096
+// maxRefusals bounds the kinds of refusal that are told apart in one minute,
+// and so what a stranger with many addresses can add to the audit.
+const maxRefusals = 64
 
 // refusal is why a connection was not let in. device is who it proved to be,
 // "" if it proved nothing.
@@ -27,7 +28,10 @@ type refusals struct {
 	counts map[refusal]int64
 }
 
-func (r *refusals) count(kind refusal) {
+// count notes one refusal. offered is the fingerprint of the key that the
+// client offered last, "" for none: the operator who set up the device
+// compares it with the line that is meant for it.
+func (r *refusals) count(kind refusal, offered string) {
 	r.mu.Lock()
 	if len(r.counts) >= maxRefusals && r.counts[kind] == 0 {
 		kind = refusal{reason: "others, from too many sources to tell apart"}
@@ -36,7 +40,7 @@ func (r *refusals) count(kind refusal) {
 	first := r.counts[kind] == 1
 	r.mu.Unlock()
 	if first { // the operator who sets up a device does not want to wait for the minute's end
-		r.log.Info("login refused", "source", kind.sourceText(), "device", kind.device, "reason", kind.reason)
+		r.log.Info("login refused", "source", kind.sourceText(), "device", kind.device, "reason", kind.reason, "offered", offered)
 	}
 }
 

@@ -24,6 +24,12 @@ func (s *Server) channelHandlers() map[string]gliderssh.ChannelHandler {
 			}
 			defer done()
 			defer s.recoverConn(c, "channel")
+			// Counted first: a peer that reads nothing makes Reject block, and
+			// must not collect goroutines so.
+			if c.refused.Add(1) > maxRefusedChannels {
+				c.close("it kept opening channels that are refused")
+				return
+			}
 			_ = ch.Reject(reason, text)
 			s.channelRefused(c, ch.ChannelType())
 		}
@@ -39,11 +45,6 @@ func (s *Server) channelHandlers() map[string]gliderssh.ChannelHandler {
 }
 
 func (s *Server) channelRefused(c *conn, channelType string) {
-	n := c.refused.Add(1)
-	if n > maxRefusedChannels {
-		c.close("it kept opening channels that are refused")
-		return
-	}
 	event := Event{Name: "channel_refused", Remote: c.remote.String(), Reason: printable(channelType, 64)}
 	c.mu.Lock()
 	if c.grant != nil {

@@ -12,6 +12,7 @@ import (
 
 // What a stock ssh shows to whoever asks for more than a forward.
 func TestRefusalsAsOpenSSHShowsThem(t *testing.T) {
+	t.Parallel()
 	key, stranger := newKey(t), newKey(t)
 	a := start(t, line("edge", key.PublicKey(), "", 22222), nil)
 	const prohibited = "open failed: administratively prohibited: " + forwardsOnly
@@ -115,6 +116,7 @@ func TestForwardsAreRefused(t *testing.T) {
 // Every label that OpenSSH sends for "here" is the device's own slot, and is
 // echoed as it came: the client drops a channel that says another.
 func TestLabels(t *testing.T) {
+	t.Parallel()
 	key := newKey(t)
 	a := start(t, line("edge", key.PublicKey(), "", 22222), nil)
 	for _, label := range []string{"localhost", "127.0.0.1", "::1", "", "*"} {

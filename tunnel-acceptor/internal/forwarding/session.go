@@ -60,7 +60,10 @@ func (s *Server) sessionOf(ctx gliderssh.Context, c *conn) *session {
 		})
 	}
 	n.mu.Unlock()
-	c.session.Store(n)
+	if !c.begun(n) {
+		n.end("")
+		return nil
+	}
 	n.recheck(s.keys.Load()) // SetKeys may have passed between the login and now
 	n.start(n.announceHostKeys)
 	return n
@@ -73,21 +76,21 @@ func (s *session) event(name string) Event {
 	}
 }
 
-// recheck closes the session if set no longer grants what it holds.
+// recheck closes the session if set no longer grants what it was granted.
 func (s *session) recheck(set *devicekey.Set) {
 	grant, err := set.Authorize(s.id.key, s.conn.remote.Addr(), time.Now())
 	if err != nil || grant.Device != s.id.grant.Device {
 		s.revoke("its key is no longer granted")
 		return
 	}
-	for _, t := range s.held() {
-		if !slices.Contains(grant.Ports, t.key.Port) {
-			s.revoke("its port is no longer granted")
-			return
-		}
+	// What a session may ask for later is its grant's too: it logs in again and
+	// gets the new one.
+	if !slices.Equal(grant.Ports, s.id.grant.Ports) {
+		s.revoke("the ports of its key have changed")
+		return
 	}
 	if !grant.Expires.Equal(s.id.grant.Expires) {
-		s.revoke("its key's expiry has changed") // it logs in again and gets the new one
+		s.revoke("its key's expiry has changed")
 	}
 }
 
@@ -122,17 +125,16 @@ func (s *session) end(reason string) {
 	}
 }
 
-// start runs f in a goroutine that the server waits for. It says whether it
-// did: a session that has ended starts nothing.
-func (s *session) start(f func()) bool {
+// start runs f in a goroutine that the server waits for. A session that has
+// ended starts nothing.
+func (s *session) start(f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
-		return false
+		return
 	}
 	s.server.background.Go(func() {
 		defer s.server.recoverConn(s.conn, "session")
 		f()
 	})
-	return true
 }

@@ -12,6 +12,7 @@ import (
 // A session without a forward is of no use, and a client that does not ask
 // for it (no ExitOnForwardFailure) would stay so for ever.
 func TestSessionsWithoutForwardAreClosed(t *testing.T) {
+	t.Parallel()
 	key := newKey(t)
 	a := start(t, line("edge", key.PublicKey(), "", 22222), func(_ *Config, d *delays) {
 		d.unboundAfterLogin, d.unboundAfterRefusal = 600*time.Millisecond, 200*time.Millisecond
@@ -45,6 +46,7 @@ func TestSessionsWithoutForwardAreClosed(t *testing.T) {
 
 // The same with a stock client and the delays that ship, as its user sees it.
 func TestOpenSSHWithoutExitOnForwardFailure(t *testing.T) {
+	t.Parallel()
 	key := newKey(t)
 	a := start(t, line("edge", key.PublicKey(), "", 22222), func(_ *Config, d *delays) { d.unboundAfterRefusal = 300 * time.Millisecond })
 	cmd, output := a.openSSH(key, "-N", "-R", "22223:127.0.0.1:9")
@@ -61,6 +63,7 @@ func TestOpenSSHWithoutExitOnForwardFailure(t *testing.T) {
 // A reload closes the sessions that the new file no longer grants, and those
 // only, within a second.
 func TestReloadRevokes(t *testing.T) {
+	t.Parallel()
 	kept, gone, moved, expiring := newKey(t), newKey(t), newKey(t), newKey(t)
 	lines := func(rest string) string { return line("kept", kept.PublicKey(), "", 1) + rest }
 	a := start(t, lines(line("gone", gone.PublicKey(), "", 2)+line("moved", moved.PublicKey(), "", 3)+line("expiring", expiring.PublicKey(), "", 4)), nil)
@@ -83,6 +86,7 @@ func TestReloadRevokes(t *testing.T) {
 
 // A key that expires ends its live session, unlike in sshd.
 func TestExpiryEndsLiveSessions(t *testing.T) {
+	t.Parallel()
 	key := newKey(t)
 	expiry := time.Now().UTC().Add(2 * time.Second).Format("20060102150405Z")
 	a := start(t, line("edge", key.PublicKey(), fmt.Sprintf(`expiry-time="%s",`, expiry), 22222), nil)
@@ -101,6 +105,7 @@ func TestExpiryEndsLiveSessions(t *testing.T) {
 
 // A certificate's end ends the session too.
 func TestCertificateEndsLiveSessions(t *testing.T) {
+	t.Parallel()
 	authority, key := newKey(t), newKey(t)
 	a := start(t, line("fleet", authority.PublicKey(), `cert-authority,principals="pump-1",`, 22222), nil)
 	certificate := &ssh.Certificate{
@@ -135,6 +140,7 @@ func (zeroes) Read(p []byte) (int, error) {
 
 // What cannot be recorded does not happen: no login, no forward.
 func TestWithoutAuditNothingIsGranted(t *testing.T) {
+	t.Parallel()
 	key := newKey(t)
 	a := start(t, line("edge", key.PublicKey(), "", 22222), nil)
 	client := a.mustLogin(key)

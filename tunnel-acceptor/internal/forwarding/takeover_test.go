@@ -13,6 +13,7 @@ import (
 // own dead session. Here a stopped client loses it at once to the one that
 // comes back, and finds its connection closed when it wakes.
 func TestStoppedIncumbentIsReplacedAtOnce(t *testing.T) {
+	t.Parallel()
 	key := newKey(t)
 	a := start(t, line("edge", key.PublicKey(), "", 22222), nil)
 	spec := "22222:" + echoService(t)
@@ -56,11 +57,13 @@ func TestStoppedIncumbentIsReplacedAtOnce(t *testing.T) {
 // A live incumbent keeps the streams it has until they end; what is dialled
 // from now on reaches the newcomer.
 func TestLiveIncumbentDrains(t *testing.T) {
+	t.Parallel()
 	key := newKey(t)
 	a := start(t, line("edge", key.PublicKey(), "", 22222), nil)
 	incumbent := a.hold(key, 22222)
 	before := a.dial("edge", 22222)
 	a.hold(key, 22222)
+	a.event("takeover")
 	after := a.dial("edge", 22222)
 	checkStream(t, before)
 	checkStream(t, after)
@@ -88,6 +91,7 @@ func TestLiveIncumbentDrains(t *testing.T) {
 // An incumbent that is alive is not taken for dead because a question to it
 // is on its way already.
 func TestLiveIncumbentWithAQuestionOnItsWay(t *testing.T) {
+	t.Parallel()
 	key := newKey(t)
 	a := start(t, line("edge", key.PublicKey(), "", 22222), nil)
 	a.hold(key, 22222)
@@ -99,6 +103,7 @@ func TestLiveIncumbentWithAQuestionOnItsWay(t *testing.T) {
 	}
 	stream := a.dial("edge", 22222)
 	a.hold(key, 22222)
+	a.event("takeover")
 	for range 8 { // data is as good an answer as any
 		checkStream(t, stream)
 		<-time.After(20 * time.Millisecond)
@@ -110,6 +115,7 @@ func TestLiveIncumbentWithAQuestionOnItsWay(t *testing.T) {
 // Two machines with one key would take the port from each other for ever.
 // The third time that the loser was alive, it stays, and an event says so.
 func TestTwoClonesAreReported(t *testing.T) {
+	t.Parallel()
 	key := newKey(t)
 	a := start(t, line("edge", key.PublicKey(), "", 22222), nil)
 	a.server.takeovers.window = 1500 * time.Millisecond
@@ -141,6 +147,7 @@ func TestTwoClonesAreReported(t *testing.T) {
 
 // A session that was replaced on one port goes on with its others.
 func TestIncumbentKeepsItsOtherTunnels(t *testing.T) {
+	t.Parallel()
 	key := newKey(t)
 	a := start(t, line("edge", key.PublicKey(), "", 1, 2), nil)
 	incumbent := a.hold(key, 1)
@@ -148,6 +155,7 @@ func TestIncumbentKeepsItsOtherTunnels(t *testing.T) {
 		t.Fatal("the second forward was refused")
 	}
 	newcomer := a.hold(key, 1)
+	a.event("takeover")
 	<-time.After(300 * time.Millisecond)
 	a.checkEcho("edge", 1)
 	a.checkEcho("edge", 2)

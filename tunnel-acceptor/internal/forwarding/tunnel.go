@@ -42,7 +42,7 @@ func (t *tunnel) stats() registry.Stats {
 	return registry.Stats{
 		LastSeen:    time.Unix(0, c.lastRead.Load()),
 		RTT:         time.Duration(t.session.rtt.Load()),
-		OpenStreams: int(t.streams.Load()),
+		OpenStreams: uint32(max(0, t.streams.Load())),
 		BytesIn:     c.in.Load(),
 		BytesOut:    c.out.Load(),
 	}
@@ -81,8 +81,11 @@ func (t *tunnel) openChannel(ctx context.Context, release func()) (registry.Stre
 	ctx, cancel := context.WithTimeout(ctx, server.delays.open)
 	defer cancel()
 	result := make(chan opened)
-	running := t.session.start(func() {
+	// Nobody waits for this goroutine, as it may never end: x/crypto forgets a
+	// channel that is opened just while its read loop ends.
+	go func() {
 		defer t.pending.Add(-1)
+		defer server.recoverConn(t.session.conn, "channel open")
 		unanswered := time.AfterFunc(server.delays.answer, func() {
 			t.session.conn.close("the device left a stream unanswered")
 		})
@@ -103,11 +106,7 @@ func (t *tunnel) openChannel(ctx context.Context, release func()) (registry.Stre
 				_ = o.stream.Close()
 			}
 		}
-	})
-	if !running {
-		t.pending.Add(-1)
-		return nil, fmt.Errorf("%w: its connection ended", registry.ErrNoAnswer)
-	}
+	}()
 	select {
 	case o := <-result:
 		var refused *ssh.OpenChannelError
@@ -119,6 +118,9 @@ func (t *tunnel) openChannel(ctx context.Context, release func()) (registry.Stre
 		}
 		return o.stream, nil
 	case <-ctx.Done():
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			server.cfg.Registry.SetSuspect(t.attachment, true) // until checkAlive knows better
+		}
 		t.session.start(t.session.askForLife) // find out now whether it is still there
 		return nil, fmt.Errorf("%w within %s", registry.ErrNoAnswer, server.delays.open)
 	case <-t.session.ctx.Done():

@@ -64,14 +64,14 @@ type Tunnel struct {
 	Stats          Stats
 	LastDown       time.Time // zero if never lost
 	LastDownReason string
-	Flaps24h       int
+	Flaps24h       uint32
 }
 
 // Stats are the figures of a live tunnel that change all the time.
 type Stats struct {
 	LastSeen    time.Time
 	RTT         time.Duration // 0 if not yet measured
-	OpenStreams int
+	OpenStreams uint32
 	BytesIn     uint64 // from the device
 	BytesOut    uint64 // to the device
 }
@@ -273,7 +273,7 @@ func (r *Registry) viewLocked(s *slot) Tunnel {
 	s.flaps = s.flaps[stale:]
 	t := Tunnel{
 		Key: s.key, Generation: s.generation, State: Down, Loopback: s.loopback,
-		LastDown: s.lastDown, LastDownReason: s.lastReason, Flaps24h: len(s.flaps),
+		LastDown: s.lastDown, LastDownReason: s.lastReason, Flaps24h: uint32(len(s.flaps)),
 	}
 	if a := s.active; a != nil {
 		t.ID, t.State, t.Since = a.ID, s.state, s.since

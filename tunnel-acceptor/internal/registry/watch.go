@@ -9,8 +9,9 @@ import (
 // ErrSlowWatcher ends a watcher that did not keep up.
 var ErrSlowWatcher = errors.New("the watcher did not keep up with the changes")
 
-// watchBuffer is how many changes a watcher may lag behind.
-const watchBuffer = 256
+// watchBuffer is how many changes a watcher may lag behind; a reload of the
+// device keys may make one for each slot at once.
+const watchBuffer = 4096
 
 // Change is one step from a revision to the next: one of Upsert and Removed
 // is set.

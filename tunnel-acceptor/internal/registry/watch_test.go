@@ -58,6 +58,7 @@ func TestWatchEqualsListUnderChurn(t *testing.T) {
 // followUntil watches until it is cut off, which it survives by watching anew
 // (true), or until the churn is done and it has seen its end (false).
 func followUntil(ctx context.Context, t *testing.T, r *Registry, done <-chan struct{}) bool {
+	t.Helper()
 	snapshot, w := r.Watch()
 	defer w.Close()
 	known := make(map[Key]Tunnel)

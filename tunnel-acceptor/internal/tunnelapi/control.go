@@ -143,8 +143,8 @@ func message(t registry.Tunnel) *tunnelv1.Tunnel {
 		State: states[t.State], Loopback: t.Loopback,
 		Since: timestamp(t.Since), LastSeen: timestamp(t.Stats.LastSeen),
 		RemoteAddress: t.RemoteAddress, KeyFingerprint: t.KeyFingerprint, ClientVersion: t.ClientVersion,
-		OpenStreams: uint32(t.Stats.OpenStreams), BytesIn: t.Stats.BytesIn, BytesOut: t.Stats.BytesOut,
-		LastDown: timestamp(t.LastDown), LastDownReason: t.LastDownReason, Flaps_24H: uint32(t.Flaps24h),
+		OpenStreams: t.Stats.OpenStreams, BytesIn: t.Stats.BytesIn, BytesOut: t.Stats.BytesOut,
+		LastDown: timestamp(t.LastDown), LastDownReason: t.LastDownReason, Flaps_24H: t.Flaps24h,
 	}
 	if t.Stats.RTT > 0 {
 		m.Rtt = durationpb.New(t.Stats.RTT)

@@ -86,22 +86,30 @@ func (d *Dial) serve(ctx context.Context, w http.ResponseWriter, r *http.Request
 		d.refuse(w, r, record, err)
 		return
 	}
-	record.Device, record.Port, record.TunnelID, record.Generation = target.Key.Device, target.Key.Port, target.ID, target.Generation
-	opening := record
-	opening.Event = "dial_open"
-	if err := d.record(opening); err != nil {
-		d.refuse(w, r, record, fmt.Errorf("the dial could not be recorded: %w", err))
-		return
-	}
-	stream, err := target.Open(ctx)
+	stream, err := d.open(ctx, &record, target)
 	if err != nil {
 		d.refuse(w, r, record, err)
 		return
 	}
 	began := time.Now()
 	in, out := d.join(ctx, w, stream, target.Generation)
-	record.Event, record.Bytes = "dial_close", in+out
-	record.DurationMS = time.Since(began).Milliseconds()
+	d.closed(record, began, in+out)
+}
+
+// open records the dial, naming its target in record, and then opens it.
+func (d *Dial) open(ctx context.Context, record *audit.Record, target registry.Target) (registry.Stream, error) {
+	record.Device, record.Port, record.TunnelID, record.Generation = target.Key.Device, target.Key.Port, target.ID, target.Generation
+	opening := *record
+	opening.Event = "dial_open"
+	if err := d.record(opening); err != nil {
+		return nil, fmt.Errorf("the dial could not be recorded: %w", err)
+	}
+	return target.Open(ctx)
+}
+
+// closed records the end of a dial that was opened.
+func (d *Dial) closed(record audit.Record, began time.Time, carried int64) {
+	record.Event, record.Bytes, record.DurationMS = "dial_close", carried, time.Since(began).Milliseconds()
 	_ = d.record(record)
 }
 
@@ -188,8 +196,6 @@ func (d *Dial) join(ctx context.Context, w http.ResponseWriter, stream registry.
 		return 0, 0
 	}
 	defer func() { _ = conn.Close() }()
-	stopped := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	defer stopped()
 	_ = conn.SetDeadline(time.Time{}) // that of the request's header
 	if _, err := fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\n%s: %d\r\n\r\n", generationHeader, generation); err != nil {
 		return 0, 0
@@ -198,7 +204,7 @@ func (d *Dial) join(ctx context.Context, w http.ResponseWriter, stream registry.
 	if !ok {
 		panic(fmt.Sprintf("%T is not a unix socket", conn))
 	}
-	return splice(client, unread(buffered.Reader), stream)
+	return splice(ctx, client, unread(buffered.Reader), stream)
 }
 
 // unread returns what the HTTP server has read past the request.

@@ -1,9 +1,9 @@
 package tunnelapi
 
 import (
+	"context"
 	"errors"
 	"io"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,15 +25,24 @@ var largeBuffers = sync.Pool{New: func() any { return new([largeBuffer]byte) }}
 // one that only finished sending.
 const halfCloseLinger = 2 * time.Minute
 
+// halfCloser is a connection whose directions end one by one: *net.UnixConn
+// and *net.TCPConn.
+type halfCloser interface {
+	io.ReadWriteCloser
+	CloseWrite() error
+}
+
 // splice carries bytes between client and stream until both directions have
-// ended, passing each end on as a half-close. early is what client had sent
+// ended, passing each end on as a half-close, or until ctx ends. early is what client had sent
 // already. It returns the bytes from and to the device.
-func splice(client *net.UnixConn, early []byte, stream registry.Stream) (in, out int64) {
+func splice(ctx context.Context, client halfCloser, early []byte, stream registry.Stream) (in, out int64) {
 	closeBoth := sync.OnceFunc(func() {
 		_ = client.Close()
 		_ = stream.Close()
 	})
 	defer closeBoth()
+	stopped := context.AfterFunc(ctx, closeBoth)
+	defer stopped()
 	var clientEnded atomic.Bool
 	linger := time.AfterFunc(halfCloseLinger, func() {
 		if clientEnded.Load() {
