@@ -43,6 +43,7 @@ type Writer struct {
 
 	syncMu sync.Mutex
 	synced uint64 // how many of appends are known to be on disk
+	failed error  // of the first sync that failed, for good: after it the kernel may drop what was written, and say no more
 }
 
 // Open opens or creates the audit file (0600, its directory 0700) and finds
@@ -134,6 +135,9 @@ func (w *Writer) sync(nth uint64, file *os.File) error {
 	if w.synced >= nth {
 		return nil
 	}
+	if w.failed != nil {
+		return w.failed
+	}
 	w.mu.Lock()
 	appends := w.appends
 	w.mu.Unlock()
@@ -142,7 +146,8 @@ func (w *Writer) sync(nth uint64, file *os.File) error {
 		return nil // rotated or closed, and synced before that
 	}
 	if err != nil {
-		return fmt.Errorf("syncing %s: %w", file.Name(), err)
+		w.failed = fmt.Errorf("syncing %s (restart once the disk is well): %w", file.Name(), err)
+		return w.failed
 	}
 	w.synced = appends
 	return nil

@@ -151,8 +151,15 @@ func (c *auditTailCmd) Run(_ context.Context, streams program.Streams) error {
 func oneLine(r audit.Record) string {
 	words := []string{r.Time.Local().Format("2006-01-02 15:04:05"), fmt.Sprintf("%6d", r.Seq), r.Event}
 	for _, field := range []struct{ name, value string }{
-		{"device", r.Device}, {"remote", r.Remote}, {"tunnel", r.TunnelID}, {"run", r.RunID}, {"outcome", r.Outcome},
-		{"executed", r.Executed}, {"decision", r.Decision}, {"command", r.Command}, {"reason", r.Reason},
+		{"device", r.Device},
+		{"remote", r.Remote},
+		{"tunnel", r.TunnelID},
+		{"run", r.RunID},
+		{"outcome", r.Outcome},
+		{"executed", r.Executed},
+		{"decision", r.Decision},
+		{"command", r.Command},
+		{"reason", r.Reason},
 	} {
 		if field.value != "" {
 			words = append(words, fmt.Sprintf("%s=%q", field.name, field.value))

@@ -60,6 +60,9 @@ type gateway struct {
 func (f gatewayFlags) open(log *slog.Logger) (*gateway, error) {
 	g := &gateway{flags: f, log: log, hangup: make(chan os.Signal, 1)}
 	signal.Notify(g.hangup, syscall.SIGHUP) // before anybody can know that we run
+	// A client that dies takes our stdout and stderr with it. Writing there must
+	// fail, not kill us: the runs of that client are still to be stopped.
+	signal.Ignore(syscall.SIGPIPE)
 	set, byDevice, err := g.load()
 	if err != nil {
 		return nil, program.Brief(err, "mcp-frontend check")

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/mcpserve"
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/proto/audit"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/proto/localsocket"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/proto/program"
 )
@@ -33,7 +34,10 @@ func (c *serveCmd) Run(ctx context.Context, streams program.Streams) error {
 		return err
 	}
 	own := uint32(os.Getuid())
-	ln = localsocket.Only(ln, []uint32{own}, func(uid uint32) { log.Warn("refused a client of another user", "uid", uid) })
+	ln = localsocket.Only(ln, []uint32{own}, func(uid uint32) {
+		log.Warn("refused a client of another user", "uid", uid)
+		_, _ = g.append(audit.Record{Event: "socket_peer_denied", PeerUID: &uid, Reason: "mcp.sock"})
+	})
 	log.Info("ready", "mcp_socket", c.MCPSocket, "acceptor_dir", c.AcceptorDir)
 	return g.run(ctx, func(ctx context.Context) error {
 		return g.mcp.Serve(ctx, ln, func(net.Conn) (mcpserve.Peer, error) { return mcpserve.Peer{UID: own, HasUID: true}, nil })

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/proto/localsocket"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/proto/program"
@@ -74,9 +76,19 @@ func statusTable(w io.Writer, devices json.RawMessage) error {
 		case d.Tunnel != nil && d.Tunnel.LastDown != nil:
 			about = "tunnel lost at " + d.Tunnel.LastDown.Local().Format(time.DateTime) + ": " + d.Tunnel.LastDownReason
 		}
-		_, _ = fmt.Fprintf(tw, "%s\t%s\t%s\t%d\t%s\n", d.Name, d.Mode, d.State, d.Failures, about)
+		_, _ = fmt.Fprintf(tw, "%s\t%s\t%s\t%d\t%s\n", d.Name, d.Mode, d.State, d.Failures, plain(about))
 	}
 	return tw.Flush()
+}
+
+// plain keeps what a device or a peer said from steering the terminal.
+func plain(text string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, text)
 }
 
 // ask sends the daemon one request, as any MCP client may, and returns its

@@ -56,7 +56,11 @@ func (c *trustCmd) Run(ctx context.Context, streams program.Streams) error {
 		lines = append(lines, knownhosts.Line([]string{c.Device}, key))
 	}
 	if c.Write {
-		return appendLines(c.knownHostsFile().Value, lines, streams)
+		path := c.knownHostsFile().Value
+		if d, err := pool.Device(c.Device); err == nil && d.KnownHosts != "" {
+			path = d.KnownHosts // the file that this device is looked up in
+		}
+		return appendLines(path, lines, streams)
 	}
 	_, err = fmt.Fprintln(streams.Out, strings.Join(lines, "\n"))
 	return err

@@ -101,7 +101,7 @@ func TestProblems(t *testing.T) {
 			`3:16: device "a": keepalive_s must be a whole number from 1 to 3600, not 1e999999999`,
 		}},
 		{"too many sessions", one(`"max_sessions": 11`), []string{
-			`3:17: device "a": max_sessions must be a whole number from 1 to 10 (sshd's MaxSessions is 10: it rejects what exceeds that), not 11`,
+			`3:17: device "a": max_sessions must be a whole number from 1 to 9 (sshd's MaxSessions is 10, and one stays free to stop runs), not 11`,
 		}},
 		{"null value", one(`"jump": null`), []string{
 			`3:9: device "a": jump must be the name of another entry, not null`,

@@ -219,7 +219,7 @@ func marshal(value any) ([]byte, error) {
 func (t *tools) refuse(name string) func(context.Context, json.RawMessage, string) result {
 	return func(ctx context.Context, _ json.RawMessage, problem string) result {
 		r := t.record(ctx, "tool_refused")
-		r.Tool, r.Reason = name, problem
+		r.Tool, r.Reason = name, clip(problem)
 		if _, err := t.cfg.Record(r); err != nil {
 			return failure(auditUnavailable(err))
 		}

@@ -78,6 +78,7 @@ type aRun struct {
 	tools   *tools
 	began   time.Time
 	args    runArgs
+	judged  *policy.Policy
 	verdict policy.Verdict
 	text    string // what is sent
 	timeout time.Duration
@@ -120,6 +121,10 @@ func (t *tools) runOne(ctx context.Context, tool string, ask judge, args runArgs
 	}
 	release := sync.OnceFunc(lease.Release)
 	r.connected(lease)
+	if e := r.judgeAgain(ask); e != nil {
+		release()
+		return r.failed("run_denied", "denied", *e)
+	}
 	if e := r.settleShell(waiting, lease); e != nil {
 		release()
 		return r.failed("run_failed", string(remote.NotConnected), *e)
@@ -128,6 +133,8 @@ func (t *tools) runOne(ctx context.Context, tool string, ask judge, args runArgs
 	running, stop := context.WithTimeout(ctx, r.timeout)
 	defer stop()
 	command := r.command(ctx, release)
+	command.Spare = lease.Spare
+	command.Stopping = func() { r.note("run_stopping") }
 	var unrecorded error // read after Run, which waits for Permit
 	command.Permit = func() error {
 		started := r.record
@@ -162,13 +169,24 @@ func (t *tools) newRun(ctx context.Context, tool string, args runArgs) *aRun {
 		RunID: rand.Text(), Device: args.Device, Executed: string(remote.No), RemoteState: string(remote.StateUnknown),
 		Encoding: "utf-8", Policy: policyResult{Decision: "none", Rule: "not judged"},
 	}
-	r.record.Tool, r.record.RunID, r.record.Device = tool, r.result.RunID, args.Device
-	r.record.Command, r.record.Cwd = args.Command, args.Cwd
+	r.record.Tool, r.record.RunID = tool, r.result.RunID
+	r.record.Device, r.record.Command, r.record.Cwd = clip(args.Device), clip(args.Command), clip(args.Cwd)
 	if args.Stdin != nil {
 		sum := sha256.Sum256([]byte(*args.Stdin))
 		r.record.StdinBytes, r.record.StdinSHA256 = int64(len(*args.Stdin)), hex.EncodeToString(sum[:])
 	}
 	return r
+}
+
+// clip bounds what a call that is refused can add to the audit: a flood of
+// refused calls must not push older records out. What runs is recorded whole.
+func clip(text string) string {
+	const limit = 2 << 10
+	if len(text) <= limit {
+		return text
+	}
+	sum := sha256.Sum256([]byte(text))
+	return fmt.Sprintf("%s... (%d bytes, sha256 %x)", strings.ToValidUTF8(text[:limit], ""), len(text), sum)
 }
 
 // bound settles timeout and output size.
@@ -201,7 +219,7 @@ func limitExceeded(message string) *toolError {
 
 // judge asks the policy, and settles what is sent if it agrees.
 func (r *aRun) judge(ask judge, p *policy.Policy) *toolError {
-	r.verdict = ask(p, r.args.Command)
+	r.judged, r.verdict = p, ask(p, r.args.Command)
 	r.text = r.verdict.Canonical
 	if r.args.Cwd != "" && r.verdict.Decision != policy.Deny {
 		if cwd := p.Cwd(r.args.Cwd); cwd.Decision != policy.Allow {
@@ -222,6 +240,28 @@ func (r *aRun) judge(ask judge, p *policy.Policy) *toolError {
 		}
 	default:
 		return denied(r.verdict)
+	}
+}
+
+// judgeAgain judges by the policy of now, if a reload has replaced the one
+// that judged: connecting may have taken long.
+func (r *aRun) judgeAgain(ask judge) *toolError {
+	now := r.tools.cfg.Policy(r.args.Device)
+	if now == r.judged {
+		return nil
+	}
+	if e := r.bound(r.tools.cfg.Limits(r.args.Device)); e != nil {
+		return e
+	}
+	return r.judge(ask, now)
+}
+
+// note records a step of the run that has no act to wait for.
+func (r *aRun) note(event string) {
+	record := r.record
+	record.Event = event
+	if _, err := r.tools.cfg.Record(record); err != nil {
+		r.tools.cfg.Log.Error("a step of a run could not be recorded", "event", event, "run_id", r.result.RunID, "error", err)
 	}
 }
 
@@ -251,7 +291,7 @@ func (r *aRun) dryRun() result {
 	record.Event, record.Outcome, record.Executed = "run_dry", "dry_run", string(remote.No)
 	seq, err := r.tools.cfg.Record(record)
 	if err != nil {
-		return failure(auditUnavailable(err))
+		return r.failed("", string(remote.NotConnected), auditUnavailable(err))
 	}
 	r.result.AuditSeq = seq
 	return result{value: r.result}
@@ -290,7 +330,7 @@ func (r *aRun) failed(event, outcome string, e toolError) result {
 	}
 	record := r.record
 	record.Event, record.Outcome, record.Executed = event, outcome, string(remote.No)
-	record.Reason, record.DurationMS = e.Code+": "+e.Message, r.result.DurationMS
+	record.Reason, record.DurationMS = clip(e.Code+": "+e.Message), r.result.DurationMS
 	seq, err := r.tools.cfg.Record(record)
 	if err != nil {
 		unavailable := auditUnavailable(err)

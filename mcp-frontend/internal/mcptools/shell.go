@@ -45,8 +45,13 @@ func (t *tools) shellOf(ctx context.Context, lease *sshpool.Lease) (remote.Shell
 		shell, _ := known.(remote.Shell)
 		return shell, nil
 	}
+	probed := t.record(ctx, "shell_probed") // it runs on the device, so it is on record first
+	probed.Device, probed.TunnelID = d.Name, lease.TunnelID
+	if _, err := t.cfg.Record(probed); err != nil {
+		return "", err
+	}
 	shell, err := remote.ProbeShell(ctx, lease.Client)
-	if err == nil {
+	if err == nil && shell != remote.Other { // that one may have been a passing failure
 		t.shells.Store(key, shell)
 	}
 	return shell, err

@@ -23,7 +23,7 @@ func newMarker() marker { return marker{nonce: rand.Text()} }
 
 // before returns text with the marker in front. It needs a POSIX shell.
 func (m marker) before(text string) string {
-	return "echo " + m.nonce + " $$ $PPID; " + text
+	return "echo " + m.nonce + " $$; " + text
 }
 
 // markerLimit is how much a shell's start-up files may print before the
@@ -38,7 +38,7 @@ type markerFilter struct {
 	mu   sync.Mutex // guards all below
 	held []byte     // not passed on yet, as the marker may be in it
 	done bool       // the marker was found, or is not waited for any more
-	pids []int      // of the shell and of its parent; nil if not found
+	pid  int        // of the shell; 0 if not found
 }
 
 // Write implements io.Writer. It never fails.
@@ -56,7 +56,7 @@ func (f *markerFilter) Write(p []byte) (int, error) {
 	}
 	switch {
 	case end >= 0:
-		f.pids = parsePIDs(string(f.held[start+len(f.mark.nonce) : start+end]))
+		f.pid = parsePID(string(f.held[start+len(f.mark.nonce) : start+end]))
 		f.held = append(f.held[:start:start], f.held[start+end+1:]...)
 		f.passLocked()
 	case len(f.held) > markerLimit:
@@ -80,26 +80,19 @@ func (f *markerFilter) end() {
 	}
 }
 
-// found returns the pids, nil as long as the marker was not seen.
-func (f *markerFilter) found() []int {
+// found returns the shell's pid, 0 as long as the marker was not seen.
+func (f *markerFilter) found() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.pids
+	return f.pid
 }
 
-func parsePIDs(text string) []int {
-	var pids []int
-	for field := range strings.FieldsSeq(text) {
-		pid, err := strconv.Atoi(field)
-		if err != nil || pid <= 1 {
-			return nil // 1 would signal everything
-		}
-		pids = append(pids, pid)
+func parsePID(text string) int {
+	pid, err := strconv.Atoi(strings.TrimSpace(text))
+	if err != nil || pid <= 1 {
+		return 0 // 1 would signal everything
 	}
-	if len(pids) != 2 {
-		return nil
-	}
-	return pids
+	return pid
 }
 
 // killGroup is the command that signals a process group. No "--": busybox

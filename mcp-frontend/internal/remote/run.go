@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"regexp"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -77,6 +78,13 @@ type Command struct {
 	// Spill opens a place for a whole stream ("stdout" or "stderr") that is
 	// longer than MaxOutput; it may return nil. nil for none.
 	Spill func(stream string) io.WriteCloser
+	// Spare waits for a channel that the run may use beside its own, to stop
+	// itself; nil: there is always one. Call release.
+	Spare func(ctx context.Context) (release func(), err error)
+	// Stopping is called when the run is about to be stopped; nil for none.
+	Stopping func()
+	// abandon: when ctx ends, the command is left alone.
+	abandon bool
 	// Permit is asked while the channel is being opened. Nothing is sent unless
 	// it returns nil; its error becomes the result's. nil permits.
 	Permit func() error
@@ -138,6 +146,9 @@ type run struct {
 	exit    chan exit // the exit status or signal, if the device sends one
 }
 
+// signalName is what RFC 4254 section 6.10 allows, private names included.
+var signalName = regexp.MustCompile(`^[A-Za-z0-9@.-]{1,32}$`)
+
 // exit is how the command ended, as the device says (RFC 4254 section 6.10).
 type exit struct {
 	code   int
@@ -189,6 +200,9 @@ func (r *run) run(ctx context.Context) Result {
 			}
 			return r.lost(accepted != nil)
 		case <-ctx.Done():
+			if r.command.abandon {
+				return Result{Outcome: stopOutcome(ctx), Executed: Maybe, State: StateMayBeRunning}
+			}
 			return r.stop(ctx, accepted != nil, ended, drained)
 		case <-progress.C:
 			r.report()
@@ -306,7 +320,10 @@ func (r *run) serveRequests(reqs <-chan *ssh.Request, ended chan<- struct{}) {
 			if ssh.Unmarshal(req.Payload, &msg) != nil {
 				continue
 			}
-			x.signal = msg.Signal
+			x.signal = "unknown"
+			if signalName.MatchString(msg.Signal) { // else it is nothing to show to anybody
+				x.signal = msg.Signal
+			}
 		default:
 			if req.WantReply {
 				_ = req.Reply(false, nil)

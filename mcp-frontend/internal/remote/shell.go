@@ -46,8 +46,8 @@ func ProbeShell(ctx context.Context, client *ssh.Client) (Shell, error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	for _, p := range probes {
-		r := Run(ctx, client, Command{Text: p.text, MaxOutput: probeOutput})
-		if r.Outcome != Exited && r.Outcome != Signaled {
+		r := Run(ctx, client, Command{Text: p.text, MaxOutput: probeOutput, abandon: true})
+		if r.Outcome != Exited {
 			if r.Err == nil {
 				r.Err = errors.New("the device's shell did not answer")
 			}

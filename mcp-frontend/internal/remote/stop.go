@@ -15,8 +15,9 @@ const (
 	killGrace = 5 * time.Second
 	// goneInterval is how often the device is asked whether all has ended.
 	goneInterval = 100 * time.Millisecond
-	// askTimeout bounds one such question.
-	askTimeout = 3 * time.Second
+	// askTimeout bounds one such question, and stopTimeout all of it.
+	askTimeout  = 3 * time.Second
+	stopTimeout = 15 * time.Second
 )
 
 // stop ends a command whose ctx has ended, and says what was seen of its end.
@@ -28,6 +29,11 @@ func (r *run) stop(ctx context.Context, unanswered bool, ended, drained <-chan s
 	if unanswered {
 		result.Executed = Maybe
 	}
+	if r.command.Stopping != nil {
+		r.command.Stopping()
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
 	group := r.group(ctx)
 	for _, step := range []struct {
 		signal ssh.Signal
@@ -38,9 +44,7 @@ func (r *run) stop(ctx context.Context, unanswered bool, ended, drained <-chan s
 			break
 		}
 	}
-	rest, cancel := context.WithTimeout(context.WithoutCancel(ctx), killGrace)
-	defer cancel()
-	r.awaitOutput(rest, drained)
+	r.awaitOutput(ctx, drained)
 	return result
 }
 
@@ -71,6 +75,8 @@ func (r *run) signalAndWait(ctx context.Context, s ssh.Signal, grace time.Durati
 		case <-poll.C:
 		case <-deadline.C:
 			return false
+		case <-ctx.Done():
+			return false
 		}
 	}
 }
@@ -94,16 +100,12 @@ func (result *Result) noteExit(x exit) {
 	}
 }
 
-// group finds the process group of the command, 0 if it is not known.
+// group finds the process group of the command, 0 if it is not known. Its
+// shell leads the group, also where another login shell has become sh.
 func (r *run) group(ctx context.Context) int {
-	for _, pid := range r.stdout.found() {
-		// A shell that quotes runs a second shell, whose parent leads the group.
-		if r.ask(ctx, killGroup("0", pid)) == groupAlive {
-			return pid
-		}
-		if r.command.Quote == nil {
-			break
-		}
+	pid := r.stdout.found()
+	if pid != 0 && r.ask(ctx, killGroup("0", pid)) == groupAlive {
+		return pid
 	}
 	return 0
 }
@@ -121,15 +123,21 @@ const (
 	groupGone
 )
 
-// ask runs a kill command on a channel of its own. ctx has ended: only its
-// values count.
+// ask runs a kill command on the spare channel.
 func (r *run) ask(ctx context.Context, kill string) groupState {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
+	if r.command.Spare != nil {
+		release, err := r.command.Spare(ctx)
+		if err != nil {
+			return groupUnknown
+		}
+		defer release()
+	}
 	if r.command.Quote != nil {
 		kill = r.command.Quote(kill)
 	}
-	answer := Run(ctx, r.client, Command{Text: kill, MaxOutput: 1 << 10})
+	answer := Run(ctx, r.client, Command{Text: kill, MaxOutput: 1 << 10, abandon: true})
 	switch {
 	case answer.Outcome == Exited && *answer.ExitCode == 0:
 		return groupAlive

@@ -50,7 +50,8 @@ func Client(tb testing.TB, nc net.Conn, user string, userKey, hostKey Key) *ssh.
 	tb.Helper()
 	conn, chans, reqs, err := ssh.NewClientConn(nc, "device", &ssh.ClientConfig{
 		User: user, Auth: []ssh.AuthMethod{ssh.PublicKeys(userKey.Signer)},
-		HostKeyCallback: ssh.FixedHostKey(hostKey.Signer.PublicKey()),
+		HostKeyCallback:   ssh.FixedHostKey(hostKey.Signer.PublicKey()),
+		HostKeyAlgorithms: []string{hostKey.Signer.PublicKey().Type()},
 	})
 	if err != nil {
 		tb.Fatal(err)
@@ -78,7 +79,7 @@ func Output(tb testing.TB, name string, args ...string) string {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(tb.Context(), time.Minute)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, Tool(name), args...).CombinedOutput()
+	out, err := exec.CommandContext(ctx, Tool(name), args...).CombinedOutput() //nolint:gosec // the tests name the program
 	if err != nil {
 		tb.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
 	}

@@ -77,9 +77,27 @@ func addUser(tb testing.TB, name, shell string) string {
 		return name
 	}
 	ctx := context.WithoutCancel(tb.Context())
-	out, err := exec.CommandContext(ctx, Tool("useradd"), "--create-home", "--shell", shell, "--password", "*", name).CombinedOutput()
+	out, err := exec.CommandContext(ctx, Tool("useradd"), "--create-home", "--shell", shell, "--password", "*", name).CombinedOutput() //nolint:gosec // the name is ours
 	if err != nil {
 		tb.Fatalf("adding the user %s: %v\n%s", name, err, out)
 	}
 	return name
+}
+
+// AuthorizeIn lets key in as the user, by the file in his home directory that
+// a server without an AuthorizedKeysFile reads.
+func AuthorizeIn(tb testing.TB, login string, key Key) {
+	tb.Helper()
+	u, err := user.Lookup(login)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	dir := filepath.Join(u.HomeDir, ".ssh")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		tb.Fatal(err)
+	}
+	path := filepath.Join(dir, "authorized_keys")
+	Write(tb, path, key.Public+"\n", 0o600)
+	tb.Cleanup(func() { _ = os.Remove(path) })
+	Output(tb, "chown", "-R", login+":", dir)
 }

@@ -108,4 +108,3 @@ func (p *Proxy) Cut() {
 	}
 	p.conns = nil
 }
-

@@ -114,7 +114,7 @@ func (s *Server) serve(conn net.Conn) {
 	if err != nil {
 		return
 	}
-	cmd := exec.CommandContext(context.Background(), Tool("sshd"), "-i", "-e", "-f", s.config)
+	cmd := exec.CommandContext(context.Background(), Tool("sshd"), "-i", "-e", "-f", s.config) //nolint:gosec // the file is ours
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = file, file, s.log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // sshd serves a login in a process of its own
 	cmd.WaitDelay = time.Second

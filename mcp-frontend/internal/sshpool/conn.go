@@ -20,6 +20,7 @@ type conn struct {
 	net      *meter
 	tunnelID string
 	channels *semaphore.Weighted // first come, first served
+	spare    chan struct{}       // the one channel beside them, for stopping runs
 	ended    chan struct{}       // closed when the connection has ended
 
 	mu      sync.Mutex // guards all below
@@ -30,28 +31,28 @@ type conn struct {
 func newConn(client *ssh.Client, m *meter, tunnelID string, maxSessions int) *conn {
 	return &conn{
 		client: client, net: m, tunnelID: tunnelID,
-		channels: semaphore.NewWeighted(int64(maxSessions)), ended: make(chan struct{}),
+		channels: semaphore.NewWeighted(int64(maxSessions)), spare: make(chan struct{}, 1), ended: make(chan struct{}),
 	}
 }
 
 // acquire waits for a free channel. ok is false if the connection was lost or
 // retired meanwhile: the caller takes another.
-func (c *conn) acquire(ctx context.Context) (ok bool, err error) {
-	if err := c.channels.Acquire(ctx, 1); err != nil {
+func (c *conn) acquire(ctx context.Context, channels int64) (ok bool, err error) {
+	if err := c.channels.Acquire(ctx, channels); err != nil {
 		return false, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.retired || c.lost() {
-		c.channels.Release(1)
+		c.channels.Release(channels)
 		return false, nil
 	}
 	c.leases++
 	return true, nil
 }
 
-func (c *conn) release() {
-	c.channels.Release(1)
+func (c *conn) release(channels int64) {
+	c.channels.Release(channels)
 	c.mu.Lock()
 	c.leases--
 	idle := c.retired && c.leases == 0

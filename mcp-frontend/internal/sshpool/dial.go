@@ -127,7 +127,7 @@ func (p *Pool) dial(ctx context.Context, d connections.Device) (nc net.Conn, tun
 
 func dialFailed(stage string, err error) *Error {
 	return &Error{
-		Code: DialFailed, Stage: stage, Err: err, Retriable: true, FixBy: "operator",
+		Code: DialFailed, Stage: stage, Err: errors.New(printable(err.Error())), Retriable: true, FixBy: "operator",
 		Hint: "the device may be off or unreachable: try again later, or ask the operator to look at its network and sshd",
 	}
 }
@@ -135,7 +135,7 @@ func dialFailed(stage string, err error) *Error {
 // dialThrough opens a stream from the jump host, whose own lease it holds as
 // long as the stream lives.
 func (p *Pool) dialThrough(ctx context.Context, d connections.Device) (net.Conn, error) {
-	lease, err := p.Acquire(ctx, d.Jump)
+	lease, err := p.acquire(ctx, d.Jump, 0)
 	if err != nil {
 		return nil, fmt.Errorf("through %s: %w", d.Jump, err)
 	}

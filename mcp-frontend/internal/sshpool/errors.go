@@ -2,7 +2,9 @@ package sshpool
 
 import (
 	"fmt"
+	"strings"
 	"time"
+	"unicode"
 )
 
 // Code names a failure in the words of the contract.
@@ -52,6 +54,21 @@ func (e *Error) Error() string { return fmt.Sprintf("%s: %v", e.Code, e.Err) }
 
 // Unwrap returns what happened.
 func (e *Error) Unwrap() error { return e.Err }
+
+// printable makes text that a peer chose safe for a log, a terminal and a
+// model, and bounds it.
+func printable(text string) string {
+	const limit = 200
+	if len(text) > limit {
+		text = text[:limit] + "..."
+	}
+	return strings.Map(func(r rune) rune {
+		if r == unicode.ReplacementChar || !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, text)
+}
 
 // transient says whether trying to connect again soon may help by itself.
 func (e *Error) transient() bool { return e.Code == DialFailed }

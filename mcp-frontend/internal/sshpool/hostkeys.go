@@ -122,7 +122,7 @@ func (h *hostKeys) verify(key ssh.PublicKey) *Error {
 	case errors.As(err, &unknown):
 		return h.mismatch(fmt.Errorf("the device showed the key %s, but %s:%d knows another", fingerprint, unknown.Want[0].Filename, unknown.Want[0].Line))
 	}
-	return h.mismatch(fmt.Errorf("the device's host certificate is refused: %w", err))
+	return h.mismatch(fmt.Errorf("the device's host certificate is refused: %s", printable(err.Error())))
 }
 
 // otherKinds is the error of a device that has no key of a kind we know, or,
@@ -132,12 +132,12 @@ func (h *hostKeys) otherKinds(offered []string) *Error {
 		return &Error{
 			Code: HostKeyUnknown, Stage: StageHostKey, FixBy: "operator",
 			Err: fmt.Errorf("no line of %s knows the device, and it shows its host key only by algorithms that are not safe (%s)",
-				h.path, strings.Join(offered, ", ")),
+				h.path, printable(strings.Join(offered, ", "))),
 			Hint: fmt.Sprintf("ask the operator to give %s an ed25519 host key or a newer SSH server", h.device.Name),
 		}
 	}
 	return h.mismatch(fmt.Errorf("the device has no key of a kind that %s:%d knows; it offers %s",
-		h.path, h.known[0].Line, strings.Join(offered, ", ")))
+		h.path, h.known[0].Line, printable(strings.Join(offered, ", "))))
 }
 
 func (h *hostKeys) mismatch(err error) *Error {

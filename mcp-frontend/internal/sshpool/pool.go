@@ -125,14 +125,30 @@ type Lease struct {
 	TunnelID string // "" in direct mode
 	Reused   bool   // whether the connection was there before
 	conn     *conn
+	channels int64 // that it holds: 1, or 0 for a stream, which sshd does not count
 }
 
 // Release gives the lease back. The connection stays for the next caller.
-func (l *Lease) Release() { l.conn.release() }
+func (l *Lease) Release() { l.conn.release(l.channels) }
+
+// Spare waits for the one channel that a connection has beside its leases, so
+// that a run can be stopped while all others go on. Call release.
+func (l *Lease) Spare(ctx context.Context) (release func(), err error) {
+	select {
+	case l.conn.spare <- struct{}{}:
+		return func() { <-l.conn.spare }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
 
 // Acquire connects to the device if need be and waits for a free channel on
 // the connection, first come, first served. Its error is an *Error.
 func (p *Pool) Acquire(ctx context.Context, name string) (*Lease, error) {
+	return p.acquire(ctx, name, 1)
+}
+
+func (p *Pool) acquire(ctx context.Context, name string, channels int64) (*Lease, error) {
 	for range maxRounds {
 		l, err := p.link(name) // each time: the devices may have been replaced while we waited
 		if err != nil {
@@ -142,12 +158,12 @@ func (p *Pool) Acquire(ctx context.Context, name string) (*Lease, error) {
 		if err != nil {
 			return nil, err
 		}
-		ok, err := c.acquire(ctx)
+		ok, err := c.acquire(ctx, channels)
 		if err != nil {
 			return nil, waitError(ctx, "waiting for a free channel")
 		}
 		if ok { // otherwise it was lost or replaced while we waited
-			return &Lease{Client: c.client, Device: l.device, TunnelID: c.tunnelID, Reused: reused, conn: c}, nil
+			return &Lease{Client: c.client, Device: l.device, TunnelID: c.tunnelID, Reused: reused, conn: c, channels: channels}, nil
 		}
 	}
 	return nil, &Error{

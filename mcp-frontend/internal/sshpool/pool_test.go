@@ -56,22 +56,22 @@ func TestFirstComeFirstServed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newConn(nil, nil, "", 1)
-		if ok, err := c.acquire(t.Context()); !ok || err != nil {
+		if ok, err := c.acquire(t.Context(), 1); !ok || err != nil {
 			t.Fatal(ok, err)
 		}
 		served := make(chan int)
 		const callers = 5
 		for i := range callers {
 			go func() {
-				if ok, err := c.acquire(t.Context()); !ok || err != nil {
+				if ok, err := c.acquire(t.Context(), 1); !ok || err != nil {
 					t.Error(ok, err)
 				}
 				served <- i
-				c.release()
+				c.release(1)
 			}()
 			synctest.Wait() // it stands in the queue before the next one comes
 		}
-		c.release()
+		c.release(1)
 		for want := range callers {
 			if got := <-served; got != want {
 				t.Errorf("got caller %d, want %d", got, want)
@@ -278,10 +278,10 @@ func TestJumpHost(t *testing.T) {
 	if outer.Accepted() != 1 || inner.Accepted() != 1 {
 		t.Errorf("%d connections to outer, %d to inner", outer.Accepted(), inner.Accepted())
 	}
+	acquire(t, p, "outer").Release() // a stream takes none of its channels: sshd does not count it
 	inner.Cut()
 	<-lease.conn.ended
 	lease.Release()
-	acquire(t, p, "outer").Release() // the stream has given its only channel back
 	outer.Cut()
 	again := acquire(t, p, "inner")
 	defer again.Release()

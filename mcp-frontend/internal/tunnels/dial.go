@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -44,6 +45,9 @@ func (d *Directory) Dial(ctx context.Context, host string, port uint16) (net.Con
 			}
 			continue
 		}
+		if errors.Is(err, errStale) {
+			err = fmt.Errorf("%w: %w again and again", ErrTunnelDown, err)
+		}
 		return conn, t, err
 	}
 }
@@ -68,23 +72,31 @@ func Connect(ctx context.Context, dir, host string, port uint16, generation uint
 		return nil, fmt.Errorf("%w on %s: %w", ErrAcceptorDown, path, err)
 	}
 	stopped := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	reader := bufio.NewReader(conn)
+	bound := &io.LimitedReader{R: conn, N: maxAnswer}
+	reader := bufio.NewReader(bound)
 	//nolint:bodyclose // the body is the stream, or read by refusal
 	response, err := roundTrip(conn, reader, net.JoinHostPort(host, strconv.Itoa(int(port))), generation)
-	if !stopped() || ctx.Err() != nil {
-		_ = conn.Close()
-		return nil, context.Cause(ctx)
+	var refused error
+	if err == nil && response.StatusCode != http.StatusOK {
+		refused = refusal(response)
 	}
-	if err != nil {
-		_ = conn.Close()
-		return nil, fmt.Errorf("%w on %s: %w", ErrAcceptorDown, path, err)
-	}
-	if response.StatusCode == http.StatusOK {
+	switch {
+	case !stopped() || ctx.Err() != nil:
+		err = context.Cause(ctx)
+	case err != nil:
+		err = fmt.Errorf("%w on %s: %w", ErrAcceptorDown, path, err)
+	case refused != nil:
+		err = refused
+	default:
+		bound.N = math.MaxInt64
 		return &stream{Conn: conn, reader: reader}, nil
 	}
-	defer func() { _ = conn.Close() }()
-	return nil, refusal(response)
+	_ = conn.Close()
+	return nil, err
 }
+
+// maxAnswer bounds what is read before the stream begins.
+const maxAnswer = 64 << 10
 
 func roundTrip(conn net.Conn, reader *bufio.Reader, authority string, generation uint64) (*http.Response, error) {
 	request := "CONNECT " + authority + " HTTP/1.1\r\nHost: " + authority + "\r\n"
@@ -118,3 +130,11 @@ type stream struct {
 }
 
 func (s *stream) Read(p []byte) (int, error) { return s.reader.Read(p) }
+
+// CloseWrite ends what is sent; the other way stays open.
+func (s *stream) CloseWrite() error {
+	if half, ok := s.Conn.(*net.UnixConn); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}

@@ -40,8 +40,11 @@ const (
 	// firstSnapshotPatience is how long a call waits for the acceptor's answer
 	// before it counts as down.
 	firstSnapshotPatience = 2 * time.Second
-	// silence is how long the acceptor may say nothing: three heartbeats.
-	silence = 15 * time.Second
+	// maxSilence is how long the acceptor may say nothing: three heartbeats.
+	maxSilence = 15 * time.Second
+	// maxSnapshot is more than the tunnels of any one acceptor take; gRPC's own
+	// limit of 4 MiB is reached by some 20,000.
+	maxSnapshot = 64 << 20
 	// Reconnecting backs off between these, with jitter.
 	minBackoff = 100 * time.Millisecond
 	maxBackoff = 2 * time.Second
@@ -60,9 +63,10 @@ type key struct {
 
 // Directory follows the acceptor. Make it with New, and run Run.
 type Directory struct {
-	dir   string
-	log   *slog.Logger
-	began time.Time
+	dir     string
+	log     *slog.Logger
+	began   time.Time
+	silence time.Duration // after which the acceptor counts as gone
 
 	mu       sync.Mutex // guards all below
 	live     bool       // connected, and the snapshot has arrived
@@ -78,7 +82,10 @@ type entry struct {
 
 // New returns a directory of the acceptor whose run directory is dir.
 func New(dir string, log *slog.Logger) *Directory {
-	return &Directory{dir: dir, log: log, began: time.Now(), changed: make(chan struct{}), tunnels: make(map[key]entry)}
+	return &Directory{
+		dir: dir, log: log, began: time.Now(), silence: maxSilence,
+		changed: make(chan struct{}), tunnels: make(map[key]entry),
+	}
 }
 
 // Run follows the acceptor until ctx ends, and returns nil.
@@ -111,12 +118,13 @@ func (d *Directory) watch(ctx context.Context) (heard bool, err error) {
 	path := filepath.Join(d.dir, "control.sock")
 	conn, err := grpc.NewClient("passthrough:///control.sock",
 		grpc.WithTransportCredentials(insecure.NewCredentials()), // a local socket, guarded by its mode and the peer's uid
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxSnapshot)),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return localsocket.Dial(ctx, path) }))
 	if err != nil {
 		return false, err
 	}
 	defer func() { _ = conn.Close() }()
-	quiet := time.AfterFunc(silence, cancel)
+	quiet := time.AfterFunc(d.silence, cancel)
 	defer quiet.Stop()
 	stream, err := tunnelv1.NewTunnelServiceClient(conn).WatchTunnels(ctx, &tunnelv1.WatchTunnelsRequest{})
 	if err != nil {
@@ -127,7 +135,7 @@ func (d *Directory) watch(ctx context.Context) (heard bool, err error) {
 		if err != nil {
 			return heard, err
 		}
-		quiet.Reset(silence)
+		quiet.Reset(d.silence)
 		if !heard {
 			if event.GetSnapshot() == nil {
 				return false, errors.New("the acceptor's first message is not a snapshot")

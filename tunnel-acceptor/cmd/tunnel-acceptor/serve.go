@@ -6,8 +6,10 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -54,6 +56,7 @@ const sshVersion = "tunnel-acceptor"
 
 func (c *serveCmd) Run(ctx context.Context, streams program.Streams) error {
 	log := c.New(streams.Err)
+	signal.Ignore(syscall.SIGPIPE) // whoever reads our log may die; the tunnels go on
 	changes := c.changes()
 	keys, err := c.load(log)
 	if err != nil {
