@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -224,9 +225,7 @@ func TestOutputRead(t *testing.T) {
 		"handle with a path": {args{"output_id": "../../audit.jsonl"}, "HANDLE_EXPIRED"},
 	} {
 		arguments := args{"output_id": *run.OutputID, "stream": "stdout"}
-		for k, v := range tt.more {
-			arguments[k] = v
-		}
+		maps.Copy(arguments, tt.more)
 		if p := decode[part](t, c.callTool(t, "ssh_output_read", arguments)); p.Error == nil || p.Error.Code != tt.code {
 			t.Errorf("%s: got %+v, want %s", name, p, tt.code)
 		}

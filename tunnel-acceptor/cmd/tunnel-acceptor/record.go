@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"log/slog"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -48,11 +47,11 @@ func (r *recorder) append(record audit.Record) error {
 	if record.Port != 0 {
 		attrs = append(attrs, "port", record.Port)
 	}
-	level := slog.LevelInfo
 	if worthALook[record.Event] {
-		level = slog.LevelWarn
+		r.log.Warn("audit", attrs...)
+	} else {
+		r.log.Info("audit", attrs...)
 	}
-	r.log.Log(context.Background(), level, "audit", attrs...)
 	return nil
 }
 
