@@ -83,6 +83,10 @@ func TestAuditSurvivesSIGKILL(t *testing.T) {
 				}
 			}
 		}()
+		eventually(t, soon, "the server records", func() error {
+			_, err := os.Stat(f.auditLog)
+			return err
+		})
 		timer := time.NewTimer(100*time.Millisecond + rand.N(200*time.Millisecond))
 		<-timer.C
 		if err := server.Process.Signal(syscall.SIGKILL); err != nil {

@@ -234,7 +234,20 @@ func login(t *testing.T, address string, key ssh.Signer, port int) {
 	}
 }
 
+// dialEcho sends hello through a tunnel and returns what comes back, or the
+// acceptor's refusal. A device hears of its grant a moment before its tunnel is
+// shown, so a tunnel that is not there is asked for again.
 func dialEcho(t *testing.T, socket, authority string) string {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); ; <-time.After(10 * time.Millisecond) {
+		got := dialOnce(t, socket, authority)
+		if !strings.HasPrefix(got, "404") || time.Now().After(deadline) {
+			return got
+		}
+	}
+}
+
+func dialOnce(t *testing.T, socket, authority string) string {
 	t.Helper()
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
 	if err != nil {
