@@ -43,6 +43,14 @@ test: setup build ## run every test
 e2e: setup build ## run the whole-system tests only: both programs, real OpenSSH, an independent MCP client
 	E2E_BIN=$(abspath $(BIN)) go test -count=1 -v ./scripts/e2e/...
 
+.PHONY: inspector
+inspector: setup build ## check the answers to the MCP inspector's command line (from npm), through stdio and attach
+	@BIN=$(abspath $(BIN)) scripts/inspector.sh
+
+.PHONY: conformance
+conformance: build ## run the official MCP conformance suite (from npm) on our transport and print its table
+	@BIN=$(abspath $(BIN)) scripts/conformance.sh
+
 .PHONY: demo
 demo: build ## show the main job end to end on this machine; needs nothing but Go
 	@cd scripts/e2e && go run ./demo -bin $(abspath $(BIN))
@@ -72,6 +80,11 @@ standalone: ## check each module alone, as the images and `go install` see it
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME (30s)
 	@scripts/fuzz.sh $(FUZZTIME) $(MODULES)
+
+.PHONY: soak
+soak: setup ## run the acceptor's long tests: 10,000 cycles and 100,000 refusals under -race, 1,000 devices with the memory of each (2 minutes)
+	GATEWAY_SOAK=1 go test -race -count=1 -run 'TestReconnectCycles|TestRejectedChannelsLeaveNothing' ./tunnel-acceptor/internal/forwarding
+	GATEWAY_SOAK=1 go test -count=1 -v -run TestFleet ./tunnel-acceptor/cmd/tunnel-acceptor
 
 .PHONY: bench
 bench: setup build ## run the benchmarks

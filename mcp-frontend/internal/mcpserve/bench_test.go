@@ -70,32 +70,35 @@ func roundTrips(b *testing.B, w *wire, inFlight int) {
 			b.Fatal(err)
 		}
 	}
-	prefix := len(`{"jsonrpc":"2.0","id":`)
-	answered := func() int {
-		line, err := lines.ReadSlice('\n')
-		if err != nil {
-			b.Fatal(err)
-		}
-		end := prefix + slices.Index(line[prefix:], ',')
-		id, err := strconv.Atoi(string(line[prefix:end]))
-		if err != nil {
-			b.Fatal(err)
-		}
-		return id
-	}
 	var took []time.Duration
 	for id := range inFlight {
 		next(id)
 	}
 	for b.Loop() {
-		id := answered()
+		id := answeredID(b, lines)
 		took = append(took, time.Since(sent[id]))
 		next(id)
 	}
 	for range inFlight {
-		answered()
+		answeredID(b, lines)
 	}
 	slices.Sort(took)
 	b.ReportMetric(float64(took[len(took)/2].Nanoseconds())/1000, "p50-µs")
 	b.ReportMetric(float64(took[len(took)*99/100].Nanoseconds())/1000, "p99-µs")
+}
+
+// answeredID reads an answer and returns its id. It is quicker than a decoder.
+func answeredID(b *testing.B, lines *bufio.Reader) int {
+	b.Helper()
+	line, err := lines.ReadSlice('\n')
+	if err != nil {
+		b.Fatal(err)
+	}
+	prefix := len(`{"jsonrpc":"2.0","id":`)
+	end := prefix + slices.Index(line[prefix:], ',')
+	id, err := strconv.Atoi(string(line[prefix:end]))
+	if err != nil {
+		b.Fatal(err)
+	}
+	return id
 }

@@ -16,15 +16,12 @@ import (
 
 	"github.com/mark3labs/mcp-go/mcp"
 	"github.com/mark3labs/mcp-go/server"
-	"go.uber.org/goleak"
 
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/mcpserve"
 )
 
 // patience is how long a test waits for what must come.
 const patience = 20 * time.Second
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // tools are the handlers of a test's own MCP server, by name.
 type tools map[string]server.ToolHandlerFunc

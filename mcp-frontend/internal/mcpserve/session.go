@@ -26,6 +26,7 @@ type session struct {
 	// empties it before each response.
 	notes       chan mcp.JSONRPCNotification
 	initialized atomic.Bool
+	logLevel    atomic.Value           // mcp.LoggingLevel, of notifications/message
 	client      atomic.Pointer[client] // who initialize introduced
 }
 
@@ -36,7 +37,10 @@ type client struct {
 	version      string // of the protocol, by initialize
 }
 
-var _ server.ClientSession = (*session)(nil)
+var (
+	_ server.ClientSession      = (*session)(nil)
+	_ server.SessionWithLogging = (*session)(nil)
+)
 
 func newSession(peer Peer, maxQuestions int) *session {
 	s := &session{
@@ -46,6 +50,7 @@ func newSession(peer Peer, maxQuestions int) *session {
 		notes:     make(chan mcp.JSONRPCNotification, 256),
 	}
 	s.client.Store(&client{})
+	s.logLevel.Store(mcp.LoggingLevelError) // as mcp-go's own sessions begin
 	return s
 }
 
@@ -65,3 +70,12 @@ func (s *session) Initialize() { s.initialized.Store(true) }
 
 // Initialized implements [server.ClientSession].
 func (s *session) Initialized() bool { return s.initialized.Load() }
+
+// SetLogLevel implements [server.SessionWithLogging].
+func (s *session) SetLogLevel(level mcp.LoggingLevel) { s.logLevel.Store(level) }
+
+// GetLogLevel implements [server.SessionWithLogging].
+func (s *session) GetLogLevel() mcp.LoggingLevel {
+	level, _ := s.logLevel.Load().(mcp.LoggingLevel)
+	return level
+}
