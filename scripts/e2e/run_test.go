@@ -71,9 +71,13 @@ func decodeRun(t *testing.T, result *mcp.CallToolResult) runResult {
 }
 
 // try is run for goroutines that must not end the test.
-func (c *client) try(ctx context.Context, device, command string) (runResult, error) {
+func (c *client) try(ctx context.Context, device, command string, more ...args) (runResult, error) {
 	var run runResult
-	result, err := c.CallTool(ctx, toolCall("ssh_run", args{"device": device, "command": command}))
+	arguments := args{"device": device, "command": command}
+	for _, m := range more {
+		maps.Copy(arguments, m)
+	}
+	result, err := c.CallTool(ctx, toolCall("ssh_run", arguments))
 	if err != nil {
 		return run, err
 	}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -182,4 +183,38 @@ func TestClientLeaves(t *testing.T) {
 		t.Errorf("the server ended %v after its stdin, want the grace of 2 s and a little", took)
 	}
 	m.gone(t)
+}
+
+// As many commands as a connection may carry are stopped together, for a root
+// login, whose sshd ignores signal requests: each needs a further channel to be
+// stopped, and sshd's MaxSessions leaves room for few.
+func TestManyStopAtOnce(t *testing.T) {
+	t.Parallel()
+	as := logins[len(logins)-1]
+	userKey := newKey(t)
+	f := newFrontend(t, "")
+	f.addDirect(t, directDevice, startSSHD(t, userKey), as, userKey)
+	c := f.stdio(t)
+	const runs = 8
+	var wg sync.WaitGroup
+	marks := make([]marked, runs)
+	for i := range marks {
+		marks[i] = newMarked(t)
+	}
+	results := make([]runResult, runs)
+	errs := make([]error, runs)
+	for i, m := range marks {
+		wg.Go(func() {
+			results[i], errs[i] = c.try(t.Context(), directDevice, "sleep "+m.number, args{"timeout_s": 2})
+		})
+	}
+	wg.Wait()
+	for i, m := range marks {
+		if errs[i] != nil || results[i].Outcome != "timed_out" || results[i].RemoteState != "stopped" {
+			t.Errorf("run %d by %s: outcome %q, remote_state %q, error %v", i, as, results[i].Outcome, results[i].RemoteState, errs[i])
+		}
+		if pids := m.pids(t); len(pids) > 0 {
+			t.Errorf("run %d by %s left %v", i, as, pids)
+		}
+	}
 }
