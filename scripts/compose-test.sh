@@ -96,6 +96,9 @@ device_through_tunnel() {
 	[ "$host_key" = "$(public_key tunnel-acceptor /data/acceptor/ssh_host_ed25519_key)" ] || die "a new container has another host key"
 	[ "$gateway_key" = "$(public_key mcp-frontend /data/keys/gateway.key)" ] || die "a new container has another gateway key"
 	ok "new containers keep the host key and the gateway's key"
+	[ "$(compose exec -T mcp-frontend /mcp-frontend keys public gateway | cut -d ' ' -f 1,2)" = "$(cut -d ' ' -f 1,2 <<<"$gateway_key")" ] ||
+		die "keys public gateway does not print the gateway's public key"
+	ok "mcp-frontend keys public prints what a device lets in"
 
 	start_device "$host_key" "$gateway_key"
 	within 10 tunnel_is_up ||
@@ -108,6 +111,7 @@ device_through_tunnel() {
 	compose exec -T mcp-frontend /mcp-frontend trust edge-vm-2 --fingerprint "$fingerprint" >>"$work/config/known_hosts"
 	ok "mcp-frontend trust prints the device's host key, fetched through the tunnel"
 
+	compose kill -s HUP mcp-frontend >"$work/kill.log" 2>&1 # as after a change of connections.json
 	attach
 	request 2 tools/call '{"name": "ssh_list_devices", "arguments": {}}' >"$work/devices.json"
 	jq -e '.result.structuredContent.devices[] | select(.name == "edge-vm-2" and .state == "up")' "$work/devices.json" >/dev/null ||
@@ -217,7 +221,8 @@ listening() {
 pid() { docker inspect -f '{{.State.Pid}}' "$(container "$1")"; }
 
 listed() { # SERVICE DIRECTORY PATTERN
-	docker cp "$(container "$1"):$2" - | tar -tv --numeric-owner | grep -q -- "$3" || die "$1 has no $3 in $2"
+	# Not grep -q: it would end the pipe at the first match, and pipefail would count that against tar.
+	docker cp "$(container "$1"):$2" - | tar -tv --numeric-owner | grep -- "$3" >/dev/null || die "$1 has no $3 in $2"
 }
 
 public_key() { # SERVICE PATH

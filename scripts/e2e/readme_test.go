@@ -66,6 +66,9 @@ func TestReadmeDeployment(t *testing.T) {
 		f.add(t, e, userKey, server.knownAs(fmt.Sprint(e["name"])))
 	}
 
+	if !strings.Contains(read(t, a.stderr), a.hostKey.public) {
+		t.Error("the acceptor's log does not show the host key that a device must know")
+	}
 	config := writeSSHConfig(t, t.TempDir(), a, deviceKey, "LogLevel DEBUG1")
 	sshLine := strings.NewReplacer(
 		"agent@gateway", "agent@127.0.0.1",
@@ -122,6 +125,32 @@ func TestReadmeClientConfiguration(t *testing.T) {
 	}
 	if !strings.Contains(readme(t), "-- "+line) {
 		t.Errorf("claude mcp add takes another command than %q", line)
+	}
+}
+
+// Without -T, docker compose exec makes a terminal: stderr and carriage returns
+// would end up in known_hosts. What the README runs in a container is run by
+// the compose test too.
+func TestReadmeComposeCommands(t *testing.T) {
+	t.Parallel()
+	test := read(t, filepath.Join("..", "compose-test.sh"))
+	found := 0
+	for line := range strings.Lines(readme(t)) {
+		_, command, isExec := strings.Cut(line, "compose.yaml exec ")
+		if !isExec {
+			continue
+		}
+		found++
+		if !strings.HasPrefix(command, "-T ") {
+			t.Errorf("the README has exec without -T: %s", strings.TrimSpace(line))
+		}
+		words := strings.Fields(strings.TrimPrefix(command, "-T mcp-frontend "))
+		if run := strings.Join(words[:min(2, len(words))], " "); !strings.Contains(test, "exec -T mcp-frontend "+run) {
+			t.Errorf("scripts/compose-test.sh does not run %q", run)
+		}
+	}
+	if found < 3 {
+		t.Errorf("the README has %d commands in containers, want at least 3", found)
 	}
 }
 

@@ -121,7 +121,7 @@ func (c *serveCmd) Run(ctx context.Context, streams program.Streams) error {
 		return err
 	}
 	for _, key := range hostKeys {
-		log.Info("host key", "fingerprint", ssh.FingerprintSHA256(key.PublicKey()), "type", key.PublicKey().Type())
+		log.Info("host key", "fingerprint", ssh.FingerprintSHA256(key.PublicKey()), "public_key", keyfile.PublicLine(key.PublicKey(), ""))
 	}
 	log.Info("ready", "listen", listener.Addr().String(), "control", controlListener.Addr().String(), "dial", dialListener.Addr().String())
 
