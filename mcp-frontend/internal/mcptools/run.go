@@ -16,7 +16,6 @@ import (
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/policy"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/remote"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/sshpool"
-	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/proto/audit"
 )
 
 const defaultOutputBytes = 16 << 10
@@ -68,22 +67,13 @@ type limits struct {
 
 // aRun is one run on its way through the tool.
 type aRun struct {
-	tools   *tools
-	began   time.Time
+	order
 	args    runArgs
-	judged  *policy.Policy
-	verdict policy.Verdict
-	text    string // what is sent
 	timeout time.Duration
 	output  int
-	shell   remote.Shell
 	keeper  keeper
-	record  audit.Record // what every record of this run says
 	result  runResult
 }
-
-// judge is how a tool asks the policy about a command.
-type judge func(p *policy.Policy, command string) policy.Verdict
 
 // run is ssh_run and ssh_run_readonly: judge, connect, record, run, record.
 func (t *tools) run(tool string, ask judge) func(context.Context, runArgs) result {
@@ -91,14 +81,14 @@ func (t *tools) run(tool string, ask judge) func(context.Context, runArgs) resul
 }
 
 func (t *tools) runOne(ctx context.Context, tool string, ask judge, args runArgs) result {
-	r := t.newRun(ctx, tool, args)
+	r := t.newRun(ctx, tool, ask, args)
 	if _, err := t.cfg.Pool.Device(args.Device); err != nil {
 		return r.failed("run_failed", string(remote.NotConnected), connectError(err))
 	}
 	if e := r.bound(t.cfg.Limits(args.Device)); e != nil {
 		return r.failed("run_denied", "denied", *e)
 	}
-	denied := r.judge(ask, t.cfg.Policy(args.Device))
+	denied := r.judge()
 	if args.DryRun && r.verdict.Decision != policy.Deny {
 		return r.dryRun()
 	}
@@ -114,7 +104,7 @@ func (t *tools) runOne(ctx context.Context, tool string, ask judge, args runArgs
 	}
 	release := sync.OnceFunc(lease.Release)
 	r.connected(lease)
-	if e := r.judgeAgain(ask); e != nil {
+	if e := r.judgeAgain(); e != nil {
 		release()
 		return r.failed("run_denied", "denied", *e)
 	}
@@ -125,7 +115,7 @@ func (t *tools) runOne(ctx context.Context, tool string, ask judge, args runArgs
 
 	running, stop := context.WithTimeout(ctx, r.timeout)
 	defer stop()
-	command := r.command(ctx, release)
+	command := r.toSend(ctx, release)
 	command.Spare = lease.Spare
 	command.Stopping = func() { r.note("run_stopping") }
 	var unrecorded error // read after Run, which waits for Permit
@@ -148,22 +138,21 @@ func (t *tools) refuseRun(tool string) func(context.Context, json.RawMessage, st
 	return func(ctx context.Context, raw json.RawMessage, problem string) result {
 		var args runArgs
 		_ = json.Unmarshal(raw, &args) // some of them have the wrong type, which is the problem
-		return t.newRun(ctx, tool, args).failed("run_denied", "denied", invalidArgument(problem))
+		return t.newRun(ctx, tool, nil, args).failed("run_denied", "denied", invalidArgument(problem))
 	}
 }
 
 // maxConnect is more than any device's connect timeout with its retries.
 const maxConnect = time.Minute
 
-func (t *tools) newRun(ctx context.Context, tool string, args runArgs) *aRun {
-	r := &aRun{tools: t, began: time.Now(), args: args, record: t.record(ctx, "")}
+func (t *tools) newRun(ctx context.Context, tool string, ask judge, args runArgs) *aRun {
+	r := &aRun{order: t.newOrder(ctx, tool, ask, args.Device, args.Command, args.Cwd), args: args}
 	r.keeper = keeper{tools: t, id: outputs.NewID()}
 	r.result = runResult{
 		RunID: rand.Text(), Device: args.Device, Executed: string(remote.No), RemoteState: string(remote.StateUnknown),
-		Encoding: "utf-8", Policy: policyResult{Decision: "none", Rule: "not judged"},
+		Encoding: "utf-8", Policy: r.decision(),
 	}
-	r.record.Tool, r.record.RunID = tool, r.result.RunID
-	r.record.Device, r.record.Command, r.record.Cwd = clip(args.Device), clip(args.Command), clip(args.Cwd)
+	r.record.RunID = r.result.RunID
 	if args.Stdin != nil {
 		sum := sha256.Sum256([]byte(*args.Stdin))
 		r.record.StdinBytes, r.record.StdinSHA256 = int64(len(*args.Stdin)), hex.EncodeToString(sum[:])
@@ -180,6 +169,23 @@ func clip(text string) string {
 	}
 	sum := sha256.Sum256([]byte(text))
 	return fmt.Sprintf("%s... (%d bytes, sha256 %x)", strings.ToValidUTF8(text[:limit], ""), len(text), sum)
+}
+
+func (r *aRun) judge() *toolError {
+	e := r.order.judge()
+	r.result.Policy = r.decision()
+	return e
+}
+
+// judgeAgain judges by the policy and the limits of now, if they have changed.
+func (r *aRun) judgeAgain() *toolError {
+	if !r.outdated() {
+		return nil
+	}
+	if e := r.bound(r.tools.cfg.Limits(r.device)); e != nil {
+		return e
+	}
+	return r.judge()
 }
 
 func (r *aRun) dryRun() result {
@@ -203,7 +209,7 @@ func (r *aRun) connected(lease *sshpool.Lease) {
 	r.record.TunnelID = lease.TunnelID
 }
 
-func (r *aRun) command(ctx context.Context, done func()) remote.Command {
+func (r *aRun) toSend(ctx context.Context, done func()) remote.Command {
 	c := remote.Command{
 		Text: r.text, MaxOutput: r.output, Spill: r.keeper.spill, Done: done, Posix: r.shell == remote.Posix,
 	}

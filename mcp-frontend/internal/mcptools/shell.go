@@ -14,17 +14,17 @@ type login struct{ device, user, host string }
 
 // settleShell finds out what reads the command on the device: what was judged
 // as POSIX must be read by a POSIX shell.
-func (r *aRun) settleShell(ctx context.Context, lease *sshpool.Lease) *toolError {
-	shell, err := r.tools.shellOf(ctx, lease)
+func (o *order) settleShell(ctx context.Context, lease *sshpool.Lease) *toolError {
+	shell, err := o.tools.shellOf(ctx, lease)
 	if err != nil {
 		return &toolError{
 			Code: "CONNECTION_LOST", Message: fmt.Sprintf("asking for the login shell: %v", err), Stage: "exec", Retriable: true,
 			Hint: "nothing has run: call again", FixBy: byModel,
 		}
 	}
-	r.shell = shell
-	asItIs := r.verdict.Verbatim && r.args.Cwd == "" // whatever the shell is, it reads its own text
-	if shell == remote.Posix || asItIs || quoter(shell) != nil && !r.verdict.Verbatim {
+	o.shell = shell
+	asItIs := o.verdict.Verbatim && o.cwd == "" // whatever the shell is, it reads its own text
+	if shell == remote.Posix || asItIs || quoter(shell) != nil && !o.verdict.Verbatim {
 		return nil
 	}
 	return &toolError{
