@@ -37,6 +37,11 @@ func LoadRevoked(path string) (*Revoked, error) {
 	if err != nil {
 		return nil, err
 	}
+	return ParseRevoked(path, data)
+}
+
+// ParseRevoked is LoadRevoked for a file's content; path is for its errors.
+func ParseRevoked(path string, data []byte) (*Revoked, error) {
 	r := newRevoked()
 	if list, ok := bytes.CutPrefix(data, []byte(krlMagic)); ok {
 		if err := r.addKRL(list); err != nil {
