@@ -174,7 +174,16 @@ func (s *Server) serveClient(ctx context.Context, client net.Conn, peer func(net
 		s.cfg.Log.Warn("client refused", "error", err)
 		return
 	}
-	if err := s.ServeConn(ctx, client, client, who); err != nil {
+	streams, err := takeStreams(ctx, client)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return
+	case err != nil:
+		s.cfg.Log.Warn("client refused", "error", err, "peer_uid", who.UID)
+		return
+	}
+	defer closeQuietly(streams)
+	if err := s.ServeConn(ctx, streams, streams, who); err != nil {
 		s.cfg.Log.Info("conversation broke off", "error", err, "peer_uid", who.UID)
 	}
 }
