@@ -48,9 +48,10 @@ func HandOver(conn net.Conn, in io.Reader, out io.Writer) (bool, error) {
 	}
 	socket, ok := conn.(*net.UnixConn)
 	if !ok || inErr != nil || outErr != nil {
-		return false, nil //nolint:nilerr // then the bytes are carried
+		return false, nil
 	}
-	if _, _, err := socket.WriteMsgUnix([]byte(handoverLine), unix.UnixRights(inFD, outFD), nil); err != nil {
+	_, _, err := socket.WriteMsgUnix([]byte(handoverLine), unix.UnixRights(inFD, outFD), nil)
+	if err != nil && !errors.Is(err, unix.EPIPE) { // a server that has closed may have said why
 		return false, err
 	}
 	answer := make([]byte, 1)

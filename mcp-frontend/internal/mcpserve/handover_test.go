@@ -50,9 +50,7 @@ func TestHandOver(t *testing.T) {
 				}
 				last.wire().wantEOF(t)
 			})
-			if after := openFiles(t); after != before {
-				t.Errorf("%d open files, %d before", after, before)
-			}
+			wantNoMoreOpenFiles(t, before)
 		})
 	}
 }
@@ -68,6 +66,17 @@ func wantBlocking(t *testing.T, files ...*os.File) {
 		controlErr := raw.Control(func(fd uintptr) { flags, err = unix.FcntlInt(fd, unix.F_GETFL, 0) })
 		if err := errors.Join(controlErr, err); err != nil || flags&unix.O_NONBLOCK != 0 {
 			t.Errorf("flags %#x, %v: want blocking mode as before", flags, err)
+		}
+	}
+}
+
+// wantNoMoreOpenFiles waits for the listener of a stopped Serve, whose close may
+// still be under way.
+func wantNoMoreOpenFiles(t *testing.T, before int) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); openFiles(t) > before; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d open files, %d before", openFiles(t), before)
 		}
 	}
 }
@@ -157,9 +166,7 @@ func TestHandOverRefused(t *testing.T) {
 		})
 	}
 	bystander.wantOnlyPong(t)
-	if after := openFiles(t); after != before {
-		t.Errorf("%d open files, %d before", after, before)
-	}
+	wantNoMoreOpenFiles(t, before)
 }
 
 // What looks like a handover and brings nothing is a message like any other.

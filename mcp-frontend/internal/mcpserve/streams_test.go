@@ -20,9 +20,12 @@ type dialFunc = func(tb testing.TB, address string) *wire
 func overEach(t *testing.T, test func(t *testing.T, dial dialFunc)) {
 	t.Helper()
 	t.Run("socket", func(t *testing.T) { test(t, dial) })
-	for name, make := range streamKinds {
+	for name, open := range streamKinds {
 		t.Run("handed over "+name, func(t *testing.T) {
-			test(t, func(tb testing.TB, address string) *wire { return attach(tb, address, make(tb)).wire() })
+			test(t, func(tb testing.TB, address string) *wire {
+				tb.Helper()
+				return attach(tb, address, open(tb)).wire()
+			})
 		})
 	}
 }
@@ -35,60 +38,51 @@ type streams struct{ stdin, stdout, clientIn, clientOut *os.File }
 // for each (Node.js), one for both (sshd).
 var streamKinds = map[string]func(testing.TB) streams{
 	"pipes": func(tb testing.TB) streams {
-		stdin, clientIn := filePair(tb, func(fds []int) error { return unix.Pipe2(fds, unix.O_CLOEXEC) })
-		clientOut, stdout := filePair(tb, func(fds []int) error { return unix.Pipe2(fds, unix.O_CLOEXEC) })
-		return clientsEnds(tb, streams{stdin, stdout, clientIn, clientOut})
+		tb.Helper()
+		stdin, clientIn := endsOf(tb, openPipe)
+		stdout, clientOut := endsOf(tb, func() (client, own int, err error) {
+			own, client, err = openPipe()
+			return client, own, err
+		})
+		return streams{stdin, stdout, clientIn, clientOut}
 	},
 	"sockets": func(tb testing.TB) streams {
-		stdin, clientIn := filePair(tb, socketPair)
-		stdout, clientOut := filePair(tb, socketPair)
-		return clientsEnds(tb, streams{stdin, stdout, clientIn, clientOut})
+		tb.Helper()
+		stdin, clientIn := endsOf(tb, openSockets)
+		stdout, clientOut := endsOf(tb, openSockets)
+		return streams{stdin, stdout, clientIn, clientOut}
 	},
 	"one socket": func(tb testing.TB) streams {
-		both, client := filePair(tb, socketPair)
-		return clientsEnds(tb, streams{both, both, client, client})
+		tb.Helper()
+		both, client := endsOf(tb, openSockets)
+		return streams{both, both, client, client}
 	},
 }
 
-func socketPair(fds []int) error {
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	copy(fds, pair[:])
-	return err
+func openPipe() (read, write int, err error) {
+	var fds [2]int
+	err = unix.Pipe2(fds[:], unix.O_CLOEXEC)
+	return fds[0], fds[1], err
 }
 
-func filePair(tb testing.TB, open func([]int) error) (a, b *os.File) {
+func openSockets() (one, other int, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	return fds[0], fds[1], err
+}
+
+// endsOf gives only the client's end deadlines, and so non-blocking mode.
+func endsOf(tb testing.TB, open func() (own, client int, err error)) (own, client *os.File) {
 	tb.Helper()
-	fds := make([]int, 2)
-	if err := open(fds); err != nil {
+	ownFD, clientFD, err := open()
+	if err == nil {
+		err = unix.SetNonblock(clientFD, true)
+	}
+	if err != nil {
 		tb.Fatal(err)
 	}
-	a, b = os.NewFile(uintptr(fds[0]), "a"), os.NewFile(uintptr(fds[1]), "b")
-	tb.Cleanup(func() { _, _ = a.Close(), b.Close() })
-	return a, b
-}
-
-// clientsEnds gives the client's ends deadlines.
-func clientsEnds(tb testing.TB, s streams) streams {
-	tb.Helper()
-	again := func(f *os.File) *os.File {
-		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-		if err == nil {
-			err = errors.Join(unix.SetNonblock(fd, true), f.Close())
-		}
-		if err != nil {
-			tb.Fatal(err)
-		}
-		pollable := os.NewFile(uintptr(fd), "client")
-		tb.Cleanup(func() { _ = pollable.Close() })
-		return pollable
-	}
-	if s.clientIn == s.clientOut {
-		s.clientIn = again(s.clientIn)
-		s.clientOut = s.clientIn
-		return s
-	}
-	s.clientIn, s.clientOut = again(s.clientIn), again(s.clientOut)
-	return s
+	own, client = os.NewFile(uintptr(ownFD), "own"), os.NewFile(uintptr(clientFD), "client")
+	tb.Cleanup(func() { _, _ = own.Close(), client.Close() })
+	return own, client
 }
 
 // attached is what `mcp-frontend attach` is, and the client that started it.
