@@ -74,8 +74,11 @@ func wantBlocking(t *testing.T, files ...*os.File) {
 // still be under way.
 func wantNoMoreOpenFiles(t *testing.T, before int) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); openFiles(t) > before; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
+	deadline := time.After(patience)
+	for openFiles(t) > before {
+		select {
+		case <-time.After(time.Millisecond):
+		case <-deadline:
 			t.Fatalf("%d open files, %d before", openFiles(t), before)
 		}
 	}
