@@ -8,6 +8,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/mcpserve"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/proto/localsocket"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/proto/program"
 )
@@ -17,35 +18,65 @@ const attachPatience = 10 * time.Second
 
 type attachCmd struct{ socketFlag }
 
-// Run carries bytes between the process's streams and the daemon's socket. It
+// Run hands the process's streams over to the daemon, or carries their bytes
+// where that cannot be: files, terminals, a daemon that knows no handover. It
 // prints nothing of its own on stdout.
 func (c *attachCmd) Run(ctx context.Context, streams program.Streams) error {
 	conn, err := c.dial(ctx, streams.Err)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = conn.Close() }()
-	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
-	inputEnded := make(chan struct{})
+	defer closeWith(ctx, conn)()
+	taken, err := mcpserve.HandOver(conn, streams.In, streams.Out)
+	if errors.Is(err, mcpserve.ErrNotTaken) {
+		if conn, err = c.dial(ctx, streams.Err); err != nil {
+			return err
+		}
+		defer closeWith(ctx, conn)()
+	}
+	var inputEnded bool
+	switch {
+	case taken:
+		inputEnded = mcpserve.InputEnded(conn)
+	case err == nil:
+		inputEnded, err = carry(conn, streams)
+	}
+	switch {
+	case inputEnded, ctx.Err() != nil: // the client left, and the daemon has answered all; or a signal came
+		return nil
+	case err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, io.EOF):
+		return fmt.Errorf("the conversation broke: %w", err)
+	}
+	return fmt.Errorf("the daemon on %s ended the conversation", c.MCPSocket)
+}
+
+// closeWith closes conn at ctx's end, or when the function it returns is called.
+func closeWith(ctx context.Context, conn net.Conn) (closeNow func()) {
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	return func() {
+		stop()
+		_ = conn.Close()
+	}
+}
+
+// carry carries bytes both ways until the daemon has no more, and reports
+// whether the client had ended its input by then.
+func carry(conn net.Conn, streams program.Streams) (inputEnded bool, err error) {
+	ended := make(chan struct{})
 	go func() { // reads stdin, which nothing can interrupt: it ends with the process
 		_, _ = io.Copy(conn, streams.In)
-		close(inputEnded)
+		close(ended)
 		if half, ok := conn.(*net.UnixConn); ok {
 			_ = half.CloseWrite()
 		}
 	}()
 	_, err = io.Copy(streams.Out, conn)
 	select {
-	case <-inputEnded:
-		return nil // the client left, and the daemon has answered all
-	case <-ctx.Done():
-		return nil
+	case <-ended:
+		return true, err
 	default:
+		return false, err
 	}
-	if err != nil && !errors.Is(err, net.ErrClosed) {
-		return fmt.Errorf("the conversation broke: %w", err)
-	}
-	return fmt.Errorf("the daemon on %s ended the conversation", c.MCPSocket)
 }
 
 func (c *attachCmd) dial(ctx context.Context, says io.Writer) (net.Conn, error) {

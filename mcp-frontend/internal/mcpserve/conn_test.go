@@ -265,7 +265,9 @@ func TestInitializeIsAnsweredFirst(t *testing.T) {
 }
 
 // At end of file a call may still finish; one that does not is cancelled.
-func TestEndOfFile(t *testing.T) {
+func TestEndOfFile(t *testing.T) { overEach(t, testEndOfFile) }
+
+func testEndOfFile(t *testing.T, dial dialFunc) {
 	began, causes := make(chan string, 1), make(chan error, 1)
 	finish := make(chan struct{})
 	address, _ := serveUnix(t, newServer(t, mcpserve.Config{EOFGrace: 200 * time.Millisecond, MCP: newMCP(tools{
@@ -293,9 +295,12 @@ func TestEndOfFile(t *testing.T) {
 }
 
 // A client that is gone altogether ends its calls too, after the same grace.
-func TestClientDies(t *testing.T) {
+func TestClientDies(t *testing.T) { overEach(t, testClientDies) }
+
+func testClientDies(t *testing.T, dial dialFunc) {
 	began, causes := make(chan string, 1), make(chan error, 1)
-	w := connect(t, mcpserve.Config{EOFGrace: 10 * time.Millisecond, MCP: newMCP(tools{"wait": untilCancelled(began, causes)})})
+	address, _ := serveUnix(t, newServer(t, mcpserve.Config{EOFGrace: 10 * time.Millisecond, MCP: newMCP(tools{"wait": untilCancelled(began, causes)})}))
+	w := dial(t, address)
 	w.mustSend(t, call("1", "wait", ""))
 	next(t, began)
 	if err := w.Close(); err != nil {
@@ -306,7 +311,9 @@ func TestClientDies(t *testing.T) {
 	}
 }
 
-func TestStop(t *testing.T) {
+func TestStop(t *testing.T) { overEach(t, testStop) }
+
+func testStop(t *testing.T, dial dialFunc) {
 	began, causes := make(chan string, 1), make(chan error, 1)
 	s := newServer(t, mcpserve.Config{EOFGrace: 50 * time.Millisecond, MCP: newMCP(tools{"wait": untilCancelled(began, causes)})})
 	address, stop := serveUnix(t, s)

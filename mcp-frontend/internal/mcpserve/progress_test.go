@@ -142,7 +142,9 @@ func TestProgressWaitsUntilCancelled(t *testing.T) {
 }
 
 // A client that stops reading is cut off; another does not notice.
-func TestClientThatStopsReading(t *testing.T) {
+func TestClientThatStopsReading(t *testing.T) { overEach(t, testClientThatStopsReading) }
+
+func testClientThatStopsReading(t *testing.T, dial dialFunc) {
 	began, failed := make(chan string, 1), make(chan error, 1)
 	address, _ := serveUnix(t, newServer(t, mcpserve.Config{WriteTimeout: 300 * time.Millisecond, MCP: newMCP(flood(began, failed))}))
 	deaf, other := dial(t, address), dial(t, address)
@@ -201,6 +203,10 @@ func (w stuckWriter) Write(p []byte) (int, error) {
 
 // A stop is not held up by a client that reads nothing.
 func TestStopWithClientThatStopsReading(t *testing.T) {
+	overEach(t, testStopWithClientThatStopsReading)
+}
+
+func testStopWithClientThatStopsReading(t *testing.T, dial dialFunc) {
 	began, failed := make(chan string, 1), make(chan error, 1)
 	address, stop := serveUnix(t, newServer(t, mcpserve.Config{EOFGrace: 50 * time.Millisecond, MCP: newMCP(flood(began, failed))}))
 	dial(t, address).mustSend(t, call("1", "flood", `"progressToken":1`))

@@ -21,6 +21,8 @@
 //     next line is read. Both protocol generations may share a connection.
 //   - A panic ends its request with a fixed text; only the log says more.
 //   - A client that stops reading is cut off; nobody else notices.
+//   - The pipes or sockets of a client whose process connects on its behalf may be
+//     handed over ([HandOver]); they are then served as the connection would be.
 //
 // Nothing here is keyed by session for others to rely on: state outlives a
 // conversation only by device and by handle, in the packages that own it.
@@ -113,10 +115,11 @@ func (s *Server) Stats() Stats {
 	return Stats{Open: int(s.open.Load()), Unasked: s.unasked.Load()}
 }
 
-// Serve accepts clients on ln until ctx ends and serves each conversation; it
-// closes ln and returns when all of them have ended: nil when ctx ended, else
-// why accepting failed. peer says who a client is and may refuse it by an error,
-// which is logged; it is called in the client's own goroutine.
+// Serve accepts clients on ln until ctx ends and serves each conversation, which
+// begins with the client's first byte. It closes ln and returns when all of them
+// have ended: nil when ctx ended, else why accepting failed. peer says who a
+// client is and may refuse it by an error, which is logged; it is called in the
+// client's own goroutine.
 func (s *Server) Serve(ctx context.Context, ln net.Listener, peer func(net.Conn) (Peer, error)) error {
 	if peer == nil {
 		return errors.New("mcpserve: peer is nil")
@@ -174,7 +177,16 @@ func (s *Server) serveClient(ctx context.Context, client net.Conn, peer func(net
 		s.cfg.Log.Warn("client refused", "error", err)
 		return
 	}
-	if err := s.ServeConn(ctx, client, client, who); err != nil {
+	streams, err := takeStreams(ctx, client)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return
+	case err != nil:
+		s.cfg.Log.Warn("client refused", "error", err, "peer_uid", who.UID)
+		return
+	}
+	defer closeQuietly(streams)
+	if err := s.ServeConn(ctx, streams, streams, who); err != nil {
 		s.cfg.Log.Info("conversation broke off", "error", err, "peer_uid", who.UID)
 	}
 }

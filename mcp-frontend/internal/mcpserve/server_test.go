@@ -96,6 +96,7 @@ func TestCallerPerRequest(t *testing.T) {
 		return mcp.NewToolResultText("ok"), nil
 	})
 	w := connect(t, mcpserve.Config{MCP: srv})
+	w.mustGreet(t, `{"elicitation":{}}`)
 	opened := next(t, callers)
 	if len(opened.Session) < 20 || opened.PeerUID != 1000 || opened.RequestID != "" {
 		t.Errorf("in the session hook: got %+v", opened)
@@ -114,7 +115,6 @@ func TestCallerPerRequest(t *testing.T) {
 	formless := modern
 	formless.RequestID = `3`
 
-	w.mustGreet(t, `{"elicitation":{}}`)
 	for i, test := range []struct {
 		line string
 		want mcpserve.Caller
