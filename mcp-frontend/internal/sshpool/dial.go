@@ -30,8 +30,8 @@ func (p *Pool) start(f func()) bool {
 }
 
 // connect makes one attempt to connect, bounded by the device's timeout.
-func (p *Pool) connect(d connections.Device) (*conn, *Error) {
-	ctx, cancel := context.WithTimeout(p.ctx, d.ConnectTimeout)
+func (p *Pool) connect(ctx context.Context, d connections.Device) (*conn, *Error) {
+	ctx, cancel := context.WithTimeout(ctx, d.ConnectTimeout)
 	defer cancel()
 	signer, err := p.signer(d)
 	if err != nil {
@@ -55,8 +55,8 @@ func (p *Pool) connect(d connections.Device) (*conn, *Error) {
 	}
 	c := newConn(client, m, tunnelID, d.MaxSessions)
 	if !p.start(func() {
-		c.watch(p.ctx, d.Keepalive)
-		p.cfg.Log.Info("disconnected", "device", d.Name)
+		why := c.watch(p.ctx, d.Keepalive, p.cfg.IdleTimeout)
+		p.cfg.Log.Info("disconnected", "device", d.Name, "why", why)
 	}) {
 		_ = client.Close()
 		return nil, &Error{Code: Cancelled, Stage: StageDial, Err: errors.New("the gateway is shutting down"), FixBy: "operator"}

@@ -5,7 +5,7 @@
 // It promises that only connecting is retried: it never runs anything. There
 // is one dial at a time per device, calls for it wait together, and a device
 // that keeps failing is left alone for a while, during which calls fail at
-// once. A connection through a tunnel that has been replaced finishes what it
+// once. A connection that nobody uses for a while is closed. A connection through a tunnel that has been replaced finishes what it
 // carries and takes nothing new.
 package sshpool
 
@@ -42,7 +42,10 @@ type Config struct {
 	// TunnelID returns the id of the tunnel that is up now, "" for none. It
 	// must not block. nil only together with DialTunnel.
 	TunnelID func(host string, port uint16) string
-	Log      *slog.Logger
+	// IdleTimeout is how long a connection that nobody uses is kept; 0 means
+	// 10 minutes.
+	IdleTimeout time.Duration
+	Log         *slog.Logger
 }
 
 // Pool holds the connections. Close it.
@@ -62,6 +65,9 @@ type Pool struct {
 func New(cfg Config) (*Pool, error) {
 	if cfg.Devices == nil || cfg.LoadKey == nil || cfg.Log == nil || (cfg.DialTunnel == nil) != (cfg.TunnelID == nil) {
 		return nil, errors.New("sshpool: a part of the configuration is missing")
+	}
+	if cfg.IdleTimeout == 0 {
+		cfg.IdleTimeout = idleTimeout
 	}
 	p := &Pool{cfg: cfg, set: cfg.Devices, links: make(map[string]*link)}
 	p.ctx, p.stop = context.WithCancel(context.Background())
