@@ -22,6 +22,7 @@ type conn struct {
 	client   *ssh.Client
 	net      *meter
 	tunnelID string
+	hostKey  ssh.PublicKey       // that was verified
 	channels *semaphore.Weighted // first come, first served
 	spare    chan struct{}       // the one channel beside them, for stopping runs
 	ended    chan struct{}       // closed when the connection has ended

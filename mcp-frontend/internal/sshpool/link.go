@@ -200,7 +200,7 @@ func (l *link) note(d *dialing, attempt int, tunnel string) (pause time.Duration
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if d.err == nil {
-		l.failures, l.lastError, l.pausedUntil = 0, nil, time.Time{}
+		l.reachedLocked()
 		return 0, false
 	}
 	if l.lastError == nil || l.lastError.Code != d.err.Code {
@@ -229,6 +229,15 @@ func (l *link) logFailure(e *Error) {
 	}
 	l.pool.cfg.Log.Log(l.pool.ctx, level, "cannot connect", "device", l.device.Name, "code", e.Code, "stage", e.Stage, "error", e.Err)
 }
+
+// reached forgets the failures: the device has just let us in.
+func (l *link) reached() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.reachedLocked()
+}
+
+func (l *link) reachedLocked() { l.failures, l.lastError, l.pausedUntil = 0, nil, time.Time{} }
 
 func (l *link) status() Status {
 	l.mu.Lock()
