@@ -75,7 +75,7 @@ func (f gatewayFlags) open(log *slog.Logger) (*gateway, error) {
 	cfg := sshpool.Config{Devices: set, KnownHosts: f.knownHostsFile().Value, LoadKey: keyfile.Load, Log: log}
 	if f.AcceptorDir != "" {
 		g.tunnels = tunnels.New(f.AcceptorDir, log)
-		cfg.DialTunnel, cfg.TunnelID = g.dialTunnel, g.tunnelID
+		cfg.DialTunnel, cfg.FindTunnel, cfg.TunnelID = g.dialTunnel, g.findTunnel, g.tunnelID
 	}
 	if g.pool, err = sshpool.New(cfg); err != nil {
 		return nil, err
@@ -288,6 +288,12 @@ func (g *gateway) reload() {
 func (g *gateway) dialTunnel(ctx context.Context, host string, port uint16) (net.Conn, string, error) {
 	conn, tunnel, err := g.tunnels.Dial(ctx, host, port)
 	return conn, tunnel.ID, tunnelError(tunnel, err)
+}
+
+// findTunnel says in the pool's terms why there is nothing to dial.
+func (g *gateway) findTunnel(ctx context.Context, host string, port uint16) error {
+	tunnel, err := g.tunnels.Find(ctx, host, port)
+	return tunnelError(tunnel, err)
 }
 
 func (g *gateway) tunnelID(host string, port uint16) string {

@@ -73,6 +73,9 @@ func statusTable(w io.Writer, devices json.RawMessage) error {
 			about = fmt.Sprintf("tried again in %d s; %s", d.RetryAfterS, d.LastError)
 		case d.Tunnel != nil && d.Tunnel.Since != nil:
 			about = "tunnel up since " + d.Tunnel.Since.Local().Format(time.DateTime)
+			if d.LastError != "" {
+				about = d.LastError + "; " + about
+			}
 		case d.Tunnel != nil && d.Tunnel.LastDown != nil:
 			about = "tunnel lost at " + d.Tunnel.LastDown.Local().Format(time.DateTime) + ": " + d.Tunnel.LastDownReason
 		}

@@ -66,6 +66,12 @@ type Device struct {
 	Policy *Policy // nil if the entry has none
 }
 
+// Login is who logs in where, and on which way: what was learnt of a login
+// stays true as long as this does.
+func (d Device) Login() string {
+	return fmt.Sprintf("%s %s %s@%s:%d %s", d.Name, d.Mode, d.User, d.Host, d.Port, d.Jump)
+}
+
 // Retry is how connecting to a device is retried; commands never are.
 type Retry struct {
 	MaxAttempts    int

@@ -58,6 +58,8 @@ func connectError(err error) toolError {
 	switch e.Code {
 	case sshpool.DeviceNotFound, sshpool.TunnelDown, sshpool.AcceptorDown, sshpool.BackingOff:
 		t.NextTool = "ssh_list_devices"
+	case sshpool.DialFailed, sshpool.AuthFailed, sshpool.HostKeyUnknown, sshpool.HostKeyMismatch:
+		t.NextTool = "ssh_diagnose"
 	default:
 	}
 	return t

@@ -109,6 +109,9 @@ func (t *tools) describeTunnel(s sshpool.Status, d *device) {
 	d.State = "down"
 	if err == nil {
 		d.State = "up"
+		if s.LastCode == sshpool.TunnelDown || s.LastCode == sshpool.AcceptorDown {
+			d.LastError = "" // that is over
+		}
 	}
 	if found.Device != "" { // otherwise the acceptor knows no such port
 		d.Tunnel = &tunnel{

@@ -25,7 +25,7 @@ var prompts = []prompt{
 		},
 		text: `Find out what is wrong with the device {device}. Noticed so far: {symptom}
 
-Change nothing. Look at its state with ssh_list_devices first; if it cannot be reached, say why and stop. Then look at load, memory, disks, failed services and recent errors in the log, one narrow command at a time. End with what you saw, what you conclude from it, and what a person should decide.`,
+Change nothing. Look at its state with ssh_list_devices first; if it cannot be reached, find out why with ssh_diagnose, say so and stop. ssh_device_info tells what it is. Then look at load, memory, disks, failed services and recent errors in the log, one narrow command at a time. End with what you saw, what you conclude from it, and what a person should decide.`,
 	},
 	{
 		name: "safe_change", description: "Make one change on a device, with a way back.",

@@ -202,10 +202,7 @@ func (r *aRun) dryRun() result {
 }
 
 func (r *aRun) connected(lease *sshpool.Lease) {
-	r.result.Via, r.result.Connect = string(lease.Device.Mode), "new"
-	if lease.Reused {
-		r.result.Connect = "reused"
-	}
+	r.result.Via, r.result.Connect = string(lease.Device.Mode), connectWord(lease)
 	r.record.TunnelID = lease.TunnelID
 }
 

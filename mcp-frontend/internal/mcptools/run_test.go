@@ -169,6 +169,8 @@ func TestAuditFails(t *testing.T) {
 		"ssh_run_readonly": {"device": "edge", "command": "ls " + dir},
 		"ssh_list_devices": {},
 		"ssh_output_read":  {"output_id": strings.Repeat("A", 26), "stream": "stdout"},
+		"ssh_device_info":  {"device": "edge"},
+		"ssh_diagnose":     {"device": "edge"},
 	} {
 		if r := g.call(t, tool, a).run; r.Error == nil || r.Error.Code != "AUDIT_UNAVAILABLE" || r.Executed == "yes" || r.Stdout != "" {
 			t.Errorf("%s: got %+v", tool, r)

@@ -17,20 +17,27 @@ type login struct{ device, user, host string }
 func (o *order) settleShell(ctx context.Context, lease *sshpool.Lease) *toolError {
 	shell, err := o.tools.shellOf(ctx, lease)
 	if err != nil {
-		return &toolError{
-			Code: "CONNECTION_LOST", Message: fmt.Sprintf("asking for the login shell: %v", err), Stage: "exec", Retriable: true,
-			Hint: "nothing has run: call again", FixBy: byModel,
-		}
+		return shellUnknown(err)
 	}
 	o.shell = shell
 	asItIs := o.verdict.Verbatim && o.cwd == "" // whatever the shell is, it reads its own text
 	if shell == remote.Posix || asItIs || quoter(shell) != nil && !o.verdict.Verbatim {
 		return nil
 	}
+	return unsupportedShell(lease, shell, `nothing has run; ask the operator to give the login user a POSIX shell, or to set "shell": true in the device's policy`)
+}
+
+func shellUnknown(err error) *toolError {
 	return &toolError{
-		Code: "UNSUPPORTED_SHELL", Stage: "exec", FixBy: byOperator,
+		Code: "CONNECTION_LOST", Message: fmt.Sprintf("asking for the login shell: %v", err), Stage: "exec", Retriable: true,
+		Hint: "nothing has run: call again", FixBy: byModel,
+	}
+}
+
+func unsupportedShell(lease *sshpool.Lease, shell remote.Shell, hint string) *toolError {
+	return &toolError{
+		Code: "UNSUPPORTED_SHELL", Stage: "exec", FixBy: byOperator, Hint: hint,
 		Message: fmt.Sprintf("the login shell of %s on %s does not read POSIX commands (%s)", lease.Device.User, lease.Device.Name, shell),
-		Hint:    `nothing has run; ask the operator to give the login user a POSIX shell, or to set "shell": true in the device's policy`,
 	}
 }
 

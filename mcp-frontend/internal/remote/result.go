@@ -119,7 +119,7 @@ func (r *run) notSent(ctx context.Context, err error) Result {
 // notAccepted is the result when the command was refused, or the connection
 // went while we waited for the answer.
 func (r *run) notAccepted(err error) Result {
-	if errors.Is(err, errRefused) {
+	if errors.Is(err, ErrRefused) {
 		return Result{Outcome: NotConnected, Executed: No, State: StateUnknown, Err: err, Refused: true}
 	}
 	return Result{Outcome: ConnectionLost, Executed: Maybe, State: StateMayBeRunning, Err: err}

@@ -200,7 +200,7 @@ func (r *run) exec() error {
 		return err
 	}
 	if !ok {
-		return errRefused
+		return ErrRefused
 	}
 	go func() { // ends with the channel
 		if _, err := r.channel.Write(r.command.Stdin); err == nil {
@@ -210,7 +210,8 @@ func (r *run) exec() error {
 	return nil
 }
 
-var errRefused = errors.New("the device refused to run a command")
+// ErrRefused is in Result.Err of a command that the device did not accept.
+var ErrRefused = errors.New("the device refused to run a command")
 
 func (r *run) serveRequests(reqs <-chan *ssh.Request, ended chan<- struct{}) {
 	defer r.command.done()

@@ -34,8 +34,9 @@ type Server struct {
 	HostKeys []Key
 	UserKey  Key
 
-	config string
-	log    *buffer
+	config     string
+	authorized string // path of the file of user keys
+	log        *buffer
 
 	mu       sync.Mutex // guards all below
 	accepted int
@@ -86,6 +87,7 @@ func (s *Server) writeConfig(tb testing.TB, cfg Config) {
 	}
 	authorized := filepath.Join(dir, "authorized_keys")
 	Write(tb, authorized, strings.Join(append(cfg.Authorized, s.UserKey.Public), "\n")+"\n", 0o644)
+	s.authorized = authorized
 	lines := append([]string(nil), cfg.Lines...)
 	for _, key := range cfg.HostKeys {
 		lines = append(lines, "HostKey "+key.Path)
@@ -134,6 +136,12 @@ func (s *Server) serve(conn net.Conn) {
 	s.mu.Lock()
 	delete(s.children, cmd)
 	s.mu.Unlock()
+}
+
+// Authorize lets one more key in.
+func (s *Server) Authorize(tb testing.TB, key Key) {
+	tb.Helper()
+	Write(tb, s.authorized, Read(tb, s.authorized)+key.Public+"\n", 0o644)
 }
 
 // Accepted is how many connections there have been.

@@ -14,24 +14,30 @@ import (
 // aliveCount intervals of silence mean that a device is gone.
 const aliveCount = 3
 
+// idleTimeout is how long a connection that nobody uses is kept.
+const idleTimeout = 10 * time.Minute
+
 // conn is one SSH connection to a device.
 type conn struct {
 	client   *ssh.Client
 	net      *meter
 	tunnelID string
+	hostKey  ssh.PublicKey       // that was verified
 	channels *semaphore.Weighted // first come, first served
 	spare    chan struct{}       // the one channel beside them, for stopping runs
 	ended    chan struct{}       // closed when the connection has ended
 
-	mu      sync.Mutex // guards all below
-	leases  int
-	retired bool // takes no more leases, and closes with the last one
+	mu       sync.Mutex // guards all below
+	leases   int
+	released time.Time // when the last lease was given back, or the connection made
+	retired  bool      // takes no more leases, and closes with the last one
 }
 
 func newConn(client *ssh.Client, m *meter, tunnelID string, maxSessions int) *conn {
 	return &conn{
 		client: client, net: m, tunnelID: tunnelID,
 		channels: semaphore.NewWeighted(int64(maxSessions)), spare: make(chan struct{}, 1), ended: make(chan struct{}),
+		released: time.Now(),
 	}
 }
 
@@ -55,6 +61,7 @@ func (c *conn) release(channels int64) {
 	c.channels.Release(channels)
 	c.mu.Lock()
 	c.leases--
+	c.released = time.Now()
 	idle := c.retired && c.leases == 0
 	c.mu.Unlock()
 	if idle {
@@ -73,6 +80,24 @@ func (c *conn) retire() {
 	}
 }
 
+// retireIdle retires the connection if nobody has used it for so long.
+func (c *conn) retireIdle(timeout time.Duration) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.leases > 0 || time.Since(c.released) < timeout {
+		return false
+	}
+	c.retired = true // before it closes: who asks now connects anew
+	return true
+}
+
+// usable says whether the connection may be given to another caller.
+func (c *conn) usable() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.retired && !c.lost()
+}
+
 func (c *conn) lost() bool {
 	select {
 	case <-c.ended:
@@ -82,9 +107,10 @@ func (c *conn) lost() bool {
 	}
 }
 
-// watch closes the connection when the device is silent for too long, and
-// marks its end. It returns then, or when ctx ends.
-func (c *conn) watch(ctx context.Context, interval time.Duration) {
+// watch closes the connection when the device is silent for too long, or when
+// nobody has used it for idle, and marks its end. It returns then, or when ctx
+// ends, and says why.
+func (c *conn) watch(ctx context.Context, interval, idle time.Duration) (why string) {
 	waited := make(chan struct{})
 	go func() { // ends with the connection, and is waited for below
 		_ = c.client.Wait()
@@ -99,19 +125,22 @@ func (c *conn) watch(ctx context.Context, interval time.Duration) {
 	defer asking.Wait()
 	defer func() { _ = c.client.Close() }()
 	var asked atomic.Bool
-	tick := time.NewTicker(interval / 4)
+	tick := time.NewTicker(min(interval, idle) / 4)
 	defer tick.Stop()
 	for {
 		select {
 		case <-waited:
-			return
+			return "it was closed"
 		case <-ctx.Done():
-			return
+			return "the gateway stops"
 		case <-tick.C:
 		}
 		silent := c.net.silentFor()
 		if silent >= interval*aliveCount {
-			return
+			return "the device was silent"
+		}
+		if c.retireIdle(idle) {
+			return "nobody used it"
 		}
 		// SendRequest waits for the answer, as long as the connection lives.
 		if silent >= interval*3/4 && asked.CompareAndSwap(false, true) {

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -30,8 +31,8 @@ func (p *Pool) start(f func()) bool {
 }
 
 // connect makes one attempt to connect, bounded by the device's timeout.
-func (p *Pool) connect(d connections.Device) (*conn, *Error) {
-	ctx, cancel := context.WithTimeout(p.ctx, d.ConnectTimeout)
+func (p *Pool) connect(ctx context.Context, d connections.Device) (*conn, *Error) {
+	ctx, cancel := context.WithTimeout(ctx, d.ConnectTimeout)
 	defer cancel()
 	signer, err := p.signer(d)
 	if err != nil {
@@ -39,10 +40,7 @@ func (p *Pool) connect(d connections.Device) (*conn, *Error) {
 	}
 	hosts, err := loadHostKeys(p.knownHosts(d), d)
 	if err != nil {
-		return nil, &Error{
-			Code: HostKeyUnknown, Stage: StageHostKey, Err: err, FixBy: "operator",
-			Hint: "ask the operator to mend the known_hosts file; nothing is connected without it",
-		}
+		return nil, knownHostsError(err)
 	}
 	nc, tunnelID, failure := p.dial(ctx, d)
 	if failure != nil {
@@ -54,9 +52,10 @@ func (p *Pool) connect(d connections.Device) (*conn, *Error) {
 		return nil, failure
 	}
 	c := newConn(client, m, tunnelID, d.MaxSessions)
+	c.hostKey = hosts.seen
 	if !p.start(func() {
-		c.watch(p.ctx, d.Keepalive)
-		p.cfg.Log.Info("disconnected", "device", d.Name)
+		why := c.watch(p.ctx, d.Keepalive, p.cfg.IdleTimeout)
+		p.cfg.Log.Info("disconnected", "device", d.Name, "why", why)
 	}) {
 		_ = client.Close()
 		return nil, &Error{Code: Cancelled, Stage: StageDial, Err: errors.New("the gateway is shutting down"), FixBy: "operator"}
@@ -137,12 +136,12 @@ func dialFailed(stage string, err error) *Error {
 func (p *Pool) dialThrough(ctx context.Context, d connections.Device) (net.Conn, error) {
 	lease, err := p.acquire(ctx, d.Jump, 0)
 	if err != nil {
-		return nil, fmt.Errorf("through %s: %w", d.Jump, err)
+		return nil, throughJump(d.Jump, err)
 	}
 	nc, err := lease.Client.DialContext(ctx, "tcp", net.JoinHostPort(d.Host, strconv.Itoa(int(d.Port))))
 	if err != nil {
 		lease.Release()
-		return nil, fmt.Errorf("through %s: %w", d.Jump, err)
+		return nil, throughJump(d.Jump, err)
 	}
 	return &leasedConn{Conn: nc, release: sync.OnceFunc(lease.Release)}, nil
 }
@@ -150,7 +149,6 @@ func (p *Pool) dialThrough(ctx context.Context, d connections.Device) (net.Conn,
 // handshake makes an SSH connection of nc, whose owner it becomes.
 func handshake(ctx context.Context, nc net.Conn, d connections.Device, signer ssh.Signer, hosts *hostKeys) (*ssh.Client, *Error) {
 	stopped := context.AfterFunc(ctx, func() { _ = nc.Close() }) // not a deadline: streams of a jump host have none
-	verified := false
 	var refused *Error
 	secure := ssh.SupportedAlgorithms()
 	sc, chans, reqs, err := ssh.NewClientConn(nc, hosts.address, &ssh.ClientConfig{
@@ -165,7 +163,7 @@ func handshake(ctx context.Context, nc net.Conn, d connections.Device, signer ss
 			if refused = hosts.verify(key); refused != nil {
 				return refused
 			}
-			verified = true
+			hosts.seen, hosts.verified = key, time.Now()
 			return nil
 		},
 	})
@@ -176,6 +174,7 @@ func handshake(ctx context.Context, nc net.Conn, d connections.Device, signer ss
 	if err != nil {
 		_ = nc.Close()
 	}
+	verified := !hosts.verified.IsZero()
 	var negotiation *ssh.AlgorithmNegotiationError
 	switch {
 	case err == nil:

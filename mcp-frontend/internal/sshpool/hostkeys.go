@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
@@ -28,6 +29,10 @@ type hostKeys struct {
 	check      ssh.HostKeyCallback
 	algorithms []string // those with a matching line; all if there is none
 	known      []knownhosts.KnownKey
+
+	// What the handshake saw.
+	seen     ssh.PublicKey
+	verified time.Time // zero until seen was found to be the device's
 }
 
 // somewhere stands for the remote address, which is never looked up: many

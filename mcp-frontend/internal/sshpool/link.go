@@ -41,7 +41,7 @@ type dialing struct {
 // is false for the one caller whose dial it was.
 func (l *link) connected(ctx context.Context) (c *conn, reused bool, err error) {
 	l.mu.Lock()
-	if l.conn != nil && !l.conn.lost() {
+	if l.conn != nil && l.conn.usable() {
 		if !l.replacedLocked() {
 			defer l.mu.Unlock()
 			return l.conn, true, nil
@@ -80,8 +80,7 @@ func (l *link) replacedLocked() bool {
 	if l.conn.tunnelID == "" {
 		return false
 	}
-	now := l.tunnelNow()
-	return now != "" && now != l.conn.tunnelID
+	return l.cameBack(l.conn.tunnelID)
 }
 
 // pausedLocked returns BACKING_OFF while the device is left alone.
@@ -90,7 +89,7 @@ func (l *link) pausedLocked() error {
 	if wait <= 0 {
 		return nil
 	}
-	if now := l.tunnelNow(); now != "" && now != l.failedTunnel {
+	if l.cameBack(l.failedTunnel) {
 		l.failures, l.pausedUntil = 0, time.Time{} // it has come back: forget the old one's failures
 		return nil
 	}
@@ -106,18 +105,18 @@ func (l *link) dial(d *dialing) {
 	began := time.Now()
 	for attempt := 0; ; attempt++ {
 		tunnel := l.tunnelNow()
-		d.conn, d.err = l.pool.connect(l.device)
+		var replaced bool
+		if d.conn, d.err, replaced = l.attempt(tunnel); replaced && attempt < maxRounds {
+			continue // through the new one, and what failed on the old one does not count
+		}
 		pause, again := l.note(d, attempt, tunnel)
 		// All attempts of one call together take no longer than one may.
 		if !again || time.Since(began)+pause > l.device.ConnectTimeout {
 			break
 		}
-		select {
-		case <-time.After(pause):
-			continue
-		case <-l.pool.ctx.Done():
+		if l.pool.ctx.Err() != nil || !l.pause(pause, tunnel) {
+			break
 		}
-		break
 	}
 	l.mu.Lock()
 	l.dialing = nil
@@ -128,6 +127,62 @@ func (l *link) dial(d *dialing) {
 	}
 	l.mu.Unlock()
 	close(d.done)
+}
+
+// attempt connects once. A device that comes back with a new tunnel meanwhile
+// is not kept waiting until the old one has timed out: then replaced is true.
+func (l *link) attempt(tunnel string) (c *conn, failure *Error, replaced bool) {
+	ctx, cancel := context.WithCancel(l.pool.ctx)
+	defer cancel()
+	watching := make(chan struct{})
+	go func() {
+		defer close(watching)
+		if tunnel != "" && l.comesBack(ctx, tunnel) { // "": the dial itself takes the first that comes
+			cancel()
+		}
+	}()
+	c, failure = l.pool.connect(ctx, l.device)
+	cancel()
+	<-watching
+	return c, failure, failure != nil && l.cameBack(tunnel)
+}
+
+// pause waits between two attempts, no longer than until the device has come
+// back with a new tunnel. It is false if the pool closes meanwhile.
+func (l *link) pause(pause time.Duration, tunnel string) bool {
+	ctx, cancel := context.WithTimeout(l.pool.ctx, pause)
+	defer cancel()
+	l.comesBack(ctx, tunnel)
+	return l.pool.ctx.Err() == nil
+}
+
+// comeBackInterval is how often a wait looks for a new tunnel.
+const comeBackInterval = 50 * time.Millisecond
+
+// comesBack waits for the device's new tunnel until ctx ends.
+func (l *link) comesBack(ctx context.Context, tunnel string) bool {
+	if l.pool.cfg.TunnelID == nil || l.device.Mode != connections.Tunnel {
+		<-ctx.Done()
+		return false
+	}
+	tick := time.NewTicker(comeBackInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+			if l.cameBack(tunnel) {
+				return true
+			}
+		}
+	}
+}
+
+// cameBack says whether another tunnel than this one is up now.
+func (l *link) cameBack(tunnel string) bool {
+	now := l.tunnelNow()
+	return now != "" && now != tunnel
 }
 
 // tunnelNow is the id of the tunnel that a dial would find; "" if there is
@@ -145,7 +200,7 @@ func (l *link) note(d *dialing, attempt int, tunnel string) (pause time.Duration
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if d.err == nil {
-		l.failures, l.lastError, l.pausedUntil = 0, nil, time.Time{}
+		l.reachedLocked()
 		return 0, false
 	}
 	if l.lastError == nil || l.lastError.Code != d.err.Code {
@@ -175,13 +230,25 @@ func (l *link) logFailure(e *Error) {
 	l.pool.cfg.Log.Log(l.pool.ctx, level, "cannot connect", "device", l.device.Name, "code", e.Code, "stage", e.Stage, "error", e.Err)
 }
 
+// reached forgets the failures: the device has just let us in.
+func (l *link) reached() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.reachedLocked()
+}
+
+func (l *link) reachedLocked() { l.failures, l.lastError, l.pausedUntil = 0, nil, time.Time{} }
+
 func (l *link) status() Status {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	status := Status{
 		Device:    l.device,
-		Connected: l.conn != nil && !l.conn.lost(),
+		Connected: l.conn != nil && l.conn.usable(),
 		Failures:  l.failures, RetryAfter: max(time.Until(l.pausedUntil), 0),
+	}
+	if status.RetryAfter > 0 && l.cameBack(l.failedTunnel) {
+		status.Failures, status.RetryAfter = 0, 0 // as the next call will find
 	}
 	if l.lastError != nil {
 		status.LastCode, status.LastError = l.lastError.Code, l.lastError.Error()

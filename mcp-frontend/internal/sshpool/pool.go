@@ -5,7 +5,7 @@
 // It promises that only connecting is retried: it never runs anything. There
 // is one dial at a time per device, calls for it wait together, and a device
 // that keeps failing is left alone for a while, during which calls fail at
-// once. A connection through a tunnel that has been replaced finishes what it
+// once. A connection that nobody uses for a while is closed. A connection through a tunnel that has been replaced finishes what it
 // carries and takes nothing new.
 package sshpool
 
@@ -39,10 +39,17 @@ type Config struct {
 	// tunnel's id. An *Error passes as it is, any other becomes DIAL_FAILED.
 	// nil: this gateway has no tunnels.
 	DialTunnel func(ctx context.Context, host string, port uint16) (conn net.Conn, tunnelID string, err error)
+	// FindTunnel says, as an *Error, why there is no tunnel to dial now; nil if
+	// there is one. It may wait for an acceptor that is just starting. nil:
+	// only DialTunnel can tell.
+	FindTunnel func(ctx context.Context, host string, port uint16) error
 	// TunnelID returns the id of the tunnel that is up now, "" for none. It
 	// must not block. nil only together with DialTunnel.
 	TunnelID func(host string, port uint16) string
-	Log      *slog.Logger
+	// IdleTimeout is how long a connection that nobody uses is kept; 0 means
+	// 10 minutes.
+	IdleTimeout time.Duration
+	Log         *slog.Logger
 }
 
 // Pool holds the connections. Close it.
@@ -62,6 +69,9 @@ type Pool struct {
 func New(cfg Config) (*Pool, error) {
 	if cfg.Devices == nil || cfg.LoadKey == nil || cfg.Log == nil || (cfg.DialTunnel == nil) != (cfg.TunnelID == nil) {
 		return nil, errors.New("sshpool: a part of the configuration is missing")
+	}
+	if cfg.IdleTimeout == 0 {
+		cfg.IdleTimeout = idleTimeout
 	}
 	p := &Pool{cfg: cfg, set: cfg.Devices, links: make(map[string]*link)}
 	p.ctx, p.stop = context.WithCancel(context.Background())
@@ -124,6 +134,7 @@ type Lease struct {
 	Device   connections.Device
 	TunnelID string // "" in direct mode
 	Reused   bool   // whether the connection was there before
+	HostKey  ssh.PublicKey
 	conn     *conn
 	channels int64 // that it holds: 1, or 0 for a stream, which sshd does not count
 }
@@ -163,7 +174,7 @@ func (p *Pool) acquire(ctx context.Context, name string, channels int64) (*Lease
 			return nil, waitError(ctx, "waiting for a free channel")
 		}
 		if ok { // otherwise it was lost or replaced while we waited
-			return &Lease{Client: c.client, Device: l.device, TunnelID: c.tunnelID, Reused: reused, conn: c, channels: channels}, nil
+			return &Lease{Client: c.client, Device: l.device, TunnelID: c.tunnelID, Reused: reused, HostKey: c.hostKey, conn: c, channels: channels}, nil
 		}
 	}
 	return nil, &Error{
@@ -226,16 +237,29 @@ func (p *Pool) Status() []Status {
 	p.mu.Unlock()
 	all := make([]Status, 0, len(devices))
 	for i, d := range devices {
-		s := Status{Device: d}
-		if links[i] != nil {
-			s = links[i].status()
-		}
-		if _, err := p.signer(d); err != nil {
-			s.Unusable = err
-		}
-		all = append(all, s)
+		all = append(all, p.statusOf(d, links[i]))
 	}
 	return all
+}
+
+// StatusOf returns the state of one device.
+func (p *Pool) StatusOf(d connections.Device) Status {
+	p.mu.Lock()
+	l := p.links[d.Name]
+	p.mu.Unlock()
+	return p.statusOf(d, l)
+}
+
+// statusOf adds to what l knows, which may be nil.
+func (p *Pool) statusOf(d connections.Device, l *link) Status {
+	s := Status{Device: d}
+	if l != nil {
+		s = l.status()
+	}
+	if _, err := p.signer(d); err != nil {
+		s.Unusable = err
+	}
+	return s
 }
 
 // Problems returns what keeps the device from being connected to, as far as
