@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/sshdtest"
 )
@@ -306,4 +307,41 @@ func TestRoots(t *testing.T) {
 	}
 	_, err = read(t, client, anything("relative"), 0, 10)
 	mustFail(t, err, Invalid)
+}
+
+// A device without an SFTP server says so, one with dropbear works.
+func TestServers(t *testing.T) {
+	t.Parallel()
+	login := sshdtest.Plain(t)
+	for name, lines := range map[string][]string{
+		"none":   nil,
+		"broken": {"Subsystem sftp /nonexistent/sftp-server"},
+		"chatty": {"Subsystem sftp /bin/echo This device greets everybody at length, also those who speak SFTP."},
+	} {
+		client := sshdtest.Start(t, sshdtest.Config{Lines: lines}).Client(t, login)
+		closed := make(chan struct{})
+		_, err := Open(t.Context(), client, func() { close(closed) })
+		mustFail(t, err, Unavailable)
+		select {
+		case <-closed:
+		case <-time.After(10 * time.Second):
+			t.Errorf("%s: the channel was not given back", name)
+		}
+	}
+	client, login := sshdtest.Dropbear(t)
+	if client == nil {
+		return
+	}
+	dir := directory(t, login)
+	if _, err := os.Stat("/usr/lib/sftp-server"); err != nil {
+		_, err := Open(t.Context(), client, func() {})
+		mustFail(t, err, Unavailable)
+		return
+	}
+	if _, err := write(t, client, anything(dir+"/file"), Write{Content: []byte("content")}); err != nil {
+		t.Error(err)
+	}
+	if part, err := read(t, client, anything(dir+"/file"), 0, 100); err != nil || string(part.Content) != "content" {
+		t.Errorf("got %+v, %v", part, err)
+	}
 }
