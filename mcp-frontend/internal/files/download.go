@@ -10,9 +10,11 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"sync"
 	"time"
 
 	"github.com/pkg/sftp"
+	"golang.org/x/sync/errgroup"
 )
 
 const (
@@ -47,14 +49,9 @@ func (s *Session) Download(t Transfer) (Transferred, error) {
 	if err := t.Dir.destination(t.Local, t.Overwrite); err != nil {
 		return Transferred{}, err
 	}
-	from, remote, err := s.openToRead(t.Request)
+	from, remote, info, err := s.openToRead(t.Request)
 	if err != nil {
 		return Transferred{}, err
-	}
-	defer func() { _ = remote.Close() }()
-	info, err := remote.Stat()
-	if err != nil {
-		return Transferred{}, s.failed("looking at", from.path, err)
 	}
 	j, err := t.Dir.journal("download", t.Device, from.path, path.Clean(t.Local))
 	if err != nil {
@@ -135,15 +132,14 @@ func (d *download) keep(identity string) error {
 }
 
 func (d *download) receive(from target, before fs.FileInfo) error {
-	if _, err := d.remote.Seek(d.written, io.SeekStart); err != nil {
-		return d.s.failed("reading", from.path, err)
+	var err error
+	if d.size == 0 {
+		_, err = d.remote.WriteTo(d) // there may be something all the same
+	} else {
+		err = d.fetch()
 	}
-	_, err := d.remote.WriteTo(d)
-	if err != nil && !errors.Is(err, errFull) {
-		if e, ours := errors.AsType[*Error](err); ours {
-			return e // our own disk
-		}
-		return d.s.failed("reading", from.path, err)
+	if err != nil {
+		return d.s.failed("reading", from.path, err) // or our own disk
 	}
 	now, err := d.remote.Stat()
 	if err != nil {
@@ -153,21 +149,58 @@ func (d *download) receive(from target, before fs.FileInfo) error {
 	if d.written < d.size || size(now) < d.size || size(now) == d.size && !now.ModTime().Equal(before.ModTime()) {
 		return changed(from.path, false)
 	}
-	if err := d.file.Sync(); err != nil {
-		return localError("writing", d.mover.t.Local, err)
-	}
 	return nil
+}
+
+// fetch reads what is missing, many packets at a time, and takes them in order.
+func (d *download) fetch() error {
+	var (
+		group errgroup.Group
+		mu    sync.Mutex
+		next  = d.written // to be asked for
+		over  bool        // a packet was cut short, or failed
+	)
+	turn := sync.Cond{L: &mu}
+	for range min(concurrency, (d.size-d.written)/packetSize+1) {
+		group.Go(func() error {
+			piece := make([]byte, packetSize)
+			mu.Lock()
+			defer mu.Unlock()
+			for !over && next < d.size {
+				at := next
+				want := piece[:min(packetSize, d.size-at)]
+				next += int64(len(want))
+				mu.Unlock()
+				n, err := d.remote.ReadAt(want, at)
+				mu.Lock()
+				for !over && d.written < at {
+					turn.Wait()
+				}
+				if over {
+					return nil
+				}
+				if err == nil || errors.Is(err, io.EOF) {
+					_, err = d.Write(want[:n])
+				}
+				over = err != nil || n < len(want)
+				turn.Broadcast()
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return group.Wait()
 }
 
 // Write takes what comes from the device, in order.
 func (d *download) Write(p []byte) (int, error) {
-	limit := d.size
-	if limit == 0 {
-		limit = maxUnsized
+	if d.size == 0 && d.written+int64(len(p)) > maxUnsized {
+		return 0, &Error{Kind: LimitExceeded, Doing: "reading", Path: d.mover.t.Path, Err: errors.New("a file that tells no size has too much in it")}
 	}
-	piece := p[:min(int64(len(p)), limit-d.written)]
-	n, err := d.file.WriteAt(piece, d.written)
-	d.hash.Write(piece[:n])
+	n, err := d.file.WriteAt(p, d.written)
+	d.hash.Write(p[:n])
 	d.written += int64(n)
 	if err != nil {
 		return n, localError("writing", d.mover.t.Local, err)
@@ -176,11 +209,5 @@ func (d *download) Write(p []byte) (int, error) {
 		d.settled = d.written
 	}
 	d.mover.moved(d.written)
-	switch {
-	case len(piece) < len(p) && d.size == 0:
-		return n, &Error{Kind: LimitExceeded, Doing: "reading", Path: d.mover.t.Path, Err: errors.New("a file that tells no size has too much in it")}
-	case d.written == limit && d.size > 0:
-		return n, errFull
-	}
 	return n, nil
 }

@@ -50,7 +50,7 @@ const (
 	openPause = 10 * time.Millisecond // doubled after each try
 )
 
-// Session is one SFTP session. It does one thing at a time. Close it.
+// Session is one SFTP session, for one operation. Close it.
 type Session struct {
 	ctx    context.Context
 	client *sftp.Client

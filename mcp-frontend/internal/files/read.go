@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"io/fs"
 
 	"github.com/pkg/sftp"
 )
@@ -26,14 +27,9 @@ type Part struct {
 // Read returns at most limit bytes of a file from offset on. A negative offset
 // counts from the end.
 func (s *Session) Read(r Request, offset int64, limit int) (Part, error) {
-	t, f, err := s.openToRead(r)
+	t, f, info, err := s.openToRead(r)
 	if err != nil {
 		return Part{}, err
-	}
-	defer func() { _ = f.Close() }()
-	info, err := f.Stat()
-	if err != nil {
-		return Part{}, s.failed("looking at", t.path, err)
 	}
 	if size(info) <= WholeFile {
 		whole, err := s.readWhole(t, f)
@@ -69,33 +65,43 @@ func cut(whole []byte, offset int64, limit int) Part {
 	}
 }
 
-// openToRead opens a regular file, judged before and after.
-func (s *Session) openToRead(r Request) (target, *sftp.File, error) {
+// openToRead opens a regular file, judged before and after. It is closed with
+// the session, which saves waiting for that.
+func (s *Session) openToRead(r Request) (target, *sftp.File, fs.FileInfo, error) {
 	t, err := s.resolve(r, false)
 	if err != nil {
-		return t, nil, err
+		return t, nil, nil, err
 	}
 	if err := t.regular(); err != nil {
-		return t, nil, err
+		return t, nil, nil, err
 	}
 	if err := t.permit(); err != nil {
-		return t, nil, err
+		return t, nil, nil, err
 	}
-	f, err := s.openAgain(t)
-	return t, f, err
+	f, info, err := s.openAgain(t)
+	return t, f, info, err
 }
 
 // openAgain opens a target for reading and repeats the check.
-func (s *Session) openAgain(t target) (*sftp.File, error) {
+func (s *Session) openAgain(t target) (*sftp.File, fs.FileInfo, error) {
 	f, err := s.client.Open(t.path)
 	if err != nil {
-		return nil, s.failed("opening", t.path, err)
+		return nil, nil, s.failed("opening", t.path, err)
 	}
-	if err := s.recheck(t, t.path); err != nil {
+	checked := make(chan error, 1)
+	go func() { checked <- s.recheck(t, t.path) }()
+	info, err := f.Stat()
+	if err != nil {
+		err = s.failed("looking at", t.path, err)
+	}
+	if bad := <-checked; bad != nil {
+		err = bad
+	}
+	if err != nil {
 		_ = f.Close()
-		return nil, err
+		return nil, nil, err
 	}
-	return f, nil
+	return f, info, nil
 }
 
 // readWhole reads a file that is at most WholeFile long, one byte more of

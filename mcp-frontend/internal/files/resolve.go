@@ -26,13 +26,18 @@ type target struct {
 // the last element need not be there.
 //
 // SFTP's realpath resolves links on OpenSSH, and is allowed not to: so each
-// element is looked at as well. Two round trips, whatever the depth.
+// element is looked at as well. One round trip where the path holds no link,
+// two where it does, whatever the depth.
 func (s *Session) resolve(r Request, create bool) (target, error) {
 	const doing = "resolving"
 	if !strings.HasPrefix(r.Path, "/") || len(r.Path) > maxPath || strings.ContainsRune(r.Path, 0) {
 		return target{}, &Error{Kind: Invalid, Doing: doing, Path: r.Path, Err: errors.New("a path must be absolute, and shorter than 4096 bytes")}
 	}
+	guess := path.Clean(r.Path)
+	guessed := make(chan look, 1)
+	go func() { guessed <- s.lookAlong(guess) }()
 	resolved, err := s.client.RealPath(r.Path)
+	seen := <-guessed // what it leads to is judged before anything is made of it
 	if errors.Is(err, fs.ErrNotExist) && create {
 		resolved, err = s.resolveParent(r.Path)
 	}
@@ -51,14 +56,22 @@ func (s *Session) resolve(r Request, create bool) (target, error) {
 	if err := judge(r, resolved); err != nil {
 		return target{}, err
 	}
-	info, err := s.lookAlong(resolved)
-	if err != nil {
-		return target{}, err
+	if resolved != guess {
+		seen = s.lookAlong(resolved)
 	}
-	if info == nil && !create {
+	if seen.err != nil {
+		return target{}, seen.err
+	}
+	if seen.info == nil && !create {
 		return target{}, s.failed(doing, r.Path, fs.ErrNotExist)
 	}
-	return target{r, resolved, info}, nil
+	return target{r, resolved, seen.info}, nil
+}
+
+// look is what there is at a path; info is nil for nothing.
+type look struct {
+	info fs.FileInfo
+	err  error
 }
 
 // resolveParent is for servers whose realpath wants all of a path to exist.
@@ -71,34 +84,33 @@ func (s *Session) resolveParent(name string) (string, error) {
 	return path.Join(resolved, base), err
 }
 
-// lookAlong returns what is at a resolved path, nil for nothing, and makes
-// sure that no element of it is a link.
-func (s *Session) lookAlong(resolved string) (fs.FileInfo, error) {
-	var elements []string
-	for p := resolved; p != "/"; p = path.Dir(p) {
+// lookAlong looks at what is at a resolved path, and makes sure that no
+// element of it is a link. All elements are asked about at once.
+func (s *Session) lookAlong(resolved string) look {
+	elements := []string{resolved}
+	for p := path.Dir(resolved); p != "/" && len(elements) <= maxElements; p = path.Dir(p) {
 		elements = append(elements, p)
 	}
-	if len(elements) == 0 {
-		elements = []string{"/"}
-	}
-	infos, errs := make([]fs.FileInfo, len(elements)), make([]error, len(elements))
+	looks := make([]look, len(elements))
 	var asking sync.WaitGroup
 	for i, p := range elements {
-		asking.Go(func() { infos[i], errs[i] = s.client.Lstat(p) })
+		asking.Go(func() { looks[i].info, looks[i].err = s.client.Lstat(p) })
 	}
 	asking.Wait()
 	for i, p := range elements {
+		l := looks[i]
+		missing := errors.Is(l.err, fs.ErrNotExist) // of the others, opening will tell
 		switch {
-		case errs[i] == nil && infos[i].Mode()&fs.ModeSymlink != 0:
-			return nil, &Error{Kind: Denied, Doing: "resolving", Path: p, Err: errors.New("it is a link, which the device does not resolve")}
-		case i == 0 && errors.Is(errs[i], fs.ErrNotExist): // the others exist, or opening will fail
-		case errs[i] != nil && !errors.Is(errs[i], fs.ErrPermission) && !errors.Is(errs[i], fs.ErrNotExist):
-			return nil, s.failed("looking at", p, errs[i])
-		case i == 0 && errs[i] != nil:
-			return nil, s.failed("looking at", p, errs[i])
+		case l.err == nil && l.info.Mode()&fs.ModeSymlink != 0:
+			return look{err: &Error{Kind: Denied, Doing: "resolving", Path: p, Err: errors.New("it is a link, which the device does not resolve")}}
+		case l.err != nil && !missing && (i == 0 || !errors.Is(l.err, fs.ErrPermission)):
+			return look{err: s.failed("looking at", p, l.err)}
 		}
 	}
-	return infos[0], nil
+	if looks[0].err != nil {
+		return look{}
+	}
+	return looks[0]
 }
 
 func judge(r Request, resolved string) error {

@@ -9,48 +9,40 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// maxPending is how much may wait to be sent.
-const maxPending = 256 << 10
+// maxQueued is how much may wait, in each direction.
+const maxQueued = 256 << 10
 
 var errTooMuch = errors.New("the device sends more than is taken")
 
 // stream is a channel whose reads and writes end at once when it is aborted,
-// also when the device reads nothing, sends nothing and closes nothing. What is
-// written is sent in pieces as large as they come, as pkg/sftp writes the
-// header and the data of a packet apart.
+// also when the device reads nothing, sends nothing and closes nothing.
 type stream struct {
 	channel ssh.Channel
-	in      *io.PipeReader
+	in, out queue
+	reading []byte       // what Read has taken from in and not returned
+	spare   []byte       // the room of that
 	budget  atomic.Int64 // bytes that may still be received; 0 = any number
-
-	mu      sync.Mutex // guards all below
-	changed sync.Cond  // pending or err did
-	pending []byte
-	err     error // ends reads and writes
 }
 
 // newStream serves channel until it is aborted and the device has closed it,
 // which it does at the latest with the connection.
 func newStream(channel ssh.Channel) *stream {
-	in, received := io.Pipe()
-	s := &stream{channel: channel, in: in}
-	s.changed.L = &s.mu
-	go s.receive(received)
+	s := &stream{channel: channel}
+	s.in.changed.L, s.out.changed.L = &s.in.mu, &s.out.mu
+	go s.receive()
 	go s.send()
 	go func() { _, _ = io.Copy(io.Discard, channel.Stderr()) }()
 	return s
 }
 
-func (s *stream) receive(to *io.PipeWriter) {
+func (s *stream) receive() {
 	piece := make([]byte, packetSize)
 	for {
 		n, err := s.channel.Read(piece)
 		if left := s.budget.Load(); left > 0 && s.budget.Add(-int64(n)) <= 0 {
 			s.abort(errTooMuch)
 		}
-		if n > 0 {
-			_, _ = to.Write(piece[:n]) // once aborted, what still comes is dropped, so that the channel can end
-		}
+		_ = s.in.put(piece[:n]) // once aborted, what still comes is dropped, so that the channel can end
 		if err != nil {
 			s.abort(io.ErrUnexpectedEOF)
 			return
@@ -58,42 +50,40 @@ func (s *stream) receive(to *io.PipeWriter) {
 	}
 }
 
+// send sends what is queued in pieces as large as they come: pkg/sftp writes
+// the header and the data of a packet apart.
 func (s *stream) send() {
 	var piece []byte
 	for {
-		s.mu.Lock()
-		for len(s.pending) == 0 && s.err == nil {
-			s.changed.Wait()
-		}
-		if s.err != nil {
-			s.mu.Unlock()
-			_ = s.channel.Close()
+		var err error
+		if piece, err = s.out.take(piece); err != nil {
 			return
 		}
-		piece, s.pending = s.pending, piece[:0]
-		s.changed.Broadcast()
-		s.mu.Unlock()
 		if _, err := s.channel.Write(piece); err != nil {
 			s.abort(err)
 		}
 	}
 }
 
-// Read implements io.Reader.
-func (s *stream) Read(p []byte) (int, error) { return s.in.Read(p) }
+// Read implements io.Reader, for one goroutine.
+func (s *stream) Read(p []byte) (int, error) {
+	if len(s.reading) == 0 {
+		var err error
+		if s.spare, err = s.in.take(s.spare); err != nil {
+			return 0, err
+		}
+		s.reading = s.spare
+	}
+	n := copy(p, s.reading)
+	s.reading = s.reading[n:]
+	return n, nil
+}
 
 // Write implements io.Writer.
 func (s *stream) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for s.err == nil && len(s.pending) > 0 && len(s.pending)+len(p) > maxPending {
-		s.changed.Wait()
+	if err := s.out.put(p); err != nil {
+		return 0, err
 	}
-	if s.err != nil {
-		return 0, s.err
-	}
-	s.pending = append(s.pending, p...)
-	s.changed.Broadcast()
 	return len(p), nil
 }
 
@@ -106,23 +96,73 @@ func (s *stream) Close() error {
 // abort ends the stream for its user at once, and for the device as soon as it
 // takes notice. The first reason counts.
 func (s *stream) abort(why error) {
-	s.mu.Lock()
-	first := s.err == nil
-	if first {
-		s.err = why
+	if s.out.end(why, true) {
+		s.in.end(why, false)
+		go func() { _ = s.channel.Close() }() // it may block while the connection does
 	}
-	s.changed.Broadcast()
-	s.mu.Unlock()
-	if !first {
-		return
-	}
-	_ = s.in.CloseWithError(why)
-	go func() { _ = s.channel.Close() }() // it may block while the connection does
 }
 
 // why returns what ended the stream, nil while it works.
-func (s *stream) why() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.err
+func (s *stream) why() error { return s.out.ended() }
+
+// queue holds bytes between two goroutines.
+type queue struct {
+	mu      sync.Mutex // guards all below
+	changed sync.Cond
+	queued  []byte
+	err     error // no more is put
+}
+
+// put waits for room and queues p.
+func (q *queue) put(p []byte) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for q.err == nil && len(q.queued) > 0 && len(q.queued)+len(p) > maxQueued {
+		q.changed.Wait()
+	}
+	if q.err != nil {
+		return q.err
+	}
+	q.queued = append(q.queued, p...)
+	q.changed.Broadcast()
+	return nil
+}
+
+// take waits for something and takes all of it. What the caller took before is
+// given back as room.
+func (q *queue) take(room []byte) ([]byte, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for len(q.queued) == 0 {
+		if q.err != nil {
+			return nil, q.err
+		}
+		q.changed.Wait()
+	}
+	taken := q.queued
+	q.queued = room[:0]
+	q.changed.Broadcast()
+	return taken, nil
+}
+
+// end lets no more in, and says whether it was the first to. drop forgets what
+// is queued.
+func (q *queue) end(why error, drop bool) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.err != nil {
+		return false
+	}
+	q.err = why
+	if drop {
+		q.queued = nil
+	}
+	q.changed.Broadcast()
+	return true
+}
+
+func (q *queue) ended() error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.err
 }

@@ -119,10 +119,10 @@ func (u *upload) open(to target, identity string) (resumed int64, err error) {
 			return u.written, err
 		}
 	}
-	if _, err := u.s.client.Lstat(u.part); err == nil {
-		_ = u.s.client.Remove(u.part)
+	if u.file, err = u.s.create(to, u.part, os.O_EXCL, nil); err != nil && u.s.client.Remove(u.part) == nil {
+		u.file, err = u.s.create(to, u.part, os.O_EXCL, nil) // one that could not be relied on was in the way
 	}
-	if u.file, err = u.s.create(to, u.part, os.O_EXCL, nil); err != nil {
+	if err != nil {
 		return 0, err
 	}
 	u.mu.Lock()
@@ -237,7 +237,7 @@ func (u *upload) acknowledged(at, n int64) error {
 		return err
 	}
 	u.mover.busy()
-	if _, ok := u.s.client.HasExtension("fsync@openssh.com"); ok {
+	if u.s.flushes() {
 		u.safe = mark
 	}
 	return u.save(u.journal.kept.Source, mark)
@@ -257,18 +257,18 @@ func (u *upload) finish(t Transfer, to target, before fs.FileInfo, err error) er
 		return changed(t.Local, true)
 	}
 	u.mover.busy()
-	if err := u.s.flush(u.file); err != nil {
+	var group errgroup.Group // in one round trip
+	group.Go(func() error { return u.s.flush(u.file) })
+	group.Go(func() error { return u.s.recheck(to, path.Dir(to.path)) })
+	group.Go(func() error {
+		there, err := u.s.client.Lstat(u.part)
+		if err == nil && there.Size() != u.size {
+			err = &Error{Kind: Failed, Doing: "writing", Path: to.path, Err: fmt.Errorf("the device has %d bytes of %d", there.Size(), u.size)}
+		}
+		return err
+	})
+	if err := group.Wait(); err != nil {
 		return u.s.noRoom(to, 0, u.s.failed("writing", to.path, err))
 	}
-	there, err := u.file.Stat()
-	if err != nil {
-		return u.s.failed("looking at", to.path, err)
-	}
-	if there.Size() != u.size {
-		return &Error{Kind: Failed, Doing: "writing", Path: to.path, Err: fmt.Errorf("the device has %d bytes of %d", there.Size(), u.size)}
-	}
-	if err := u.file.Close(); err != nil {
-		return u.s.failed("writing", to.path, err)
-	}
-	return u.s.rename(to, u.part, t.Overwrite)
+	return u.s.closeAndRename(to, u.file, u.part, t.Overwrite)
 }

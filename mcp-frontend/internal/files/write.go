@@ -55,10 +55,12 @@ func (s *Session) Write(r Request, w Write) (sum string, err error) {
 		}
 	}()
 	_, err = f.ReadFrom(bytes.NewReader(w.Content))
-	if err = errors.Join(err, s.flush(f), f.Close()); err != nil {
+	checked := make(chan error, 1)
+	go func() { checked <- s.recheck(t, path.Dir(t.path)) }() // in one round trip with the flush
+	if err = errors.Join(err, s.flush(f), <-checked); err != nil {
 		return "", s.noRoom(t, int64(len(w.Content)), s.failed("writing", t.path, err))
 	}
-	if err := s.rename(t, temporary, !w.CreateOnly); err != nil {
+	if err := s.closeAndRename(t, f, temporary, !w.CreateOnly); err != nil {
 		return "", err
 	}
 	hash := sha256.Sum256(w.Content)
@@ -95,7 +97,7 @@ func (s *Session) expect(t target, sum string) error {
 	if t.info == nil {
 		return e
 	}
-	f, err := s.openAgain(t)
+	f, _, err := s.openAgain(t)
 	if err != nil {
 		return err
 	}
@@ -170,18 +172,34 @@ func (s *Session) keepOwner(t target, f *sftp.File) bool {
 
 // flush puts f on the device's disk where the device can.
 func (s *Session) flush(f *sftp.File) error {
-	if version, ok := s.client.HasExtension("fsync@openssh.com"); !ok || version != "1" {
+	if !s.flushes() {
 		return nil
 	}
 	return f.Sync()
 }
 
-// rename puts a finished file in its place. OpenSSH's rename replaces nothing,
-// and its posix-rename does, both in one step.
-func (s *Session) rename(t target, from string, replace bool) error {
-	if err := s.recheck(t, path.Dir(t.path)); err != nil {
-		return err
+func (s *Session) flushes() bool {
+	version, _ := s.client.HasExtension("fsync@openssh.com")
+	return version == "1"
+}
+
+// closeAndRename does both in one round trip where the file is on the disk by
+// now: elsewhere closing may still fail.
+func (s *Session) closeAndRename(t target, f *sftp.File, from string, replace bool) error {
+	closed := make(chan error, 1)
+	go func() { closed <- f.Close() }()
+	if !s.flushes() {
+		if err := <-closed; err != nil {
+			return s.failed("writing", t.path, err)
+		}
 	}
+	return s.rename(t, from, replace)
+}
+
+// rename puts a finished file in its place, whose directory has just been
+// checked once more. OpenSSH's rename replaces nothing, and its posix-rename
+// does, both in one step.
+func (s *Session) rename(t target, from string, replace bool) error {
 	var err error
 	_, posix := s.client.HasExtension("posix-rename@openssh.com")
 	if replace && posix {
