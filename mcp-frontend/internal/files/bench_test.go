@@ -178,7 +178,7 @@ func delayed(b *testing.B, address string, delay time.Duration) string {
 			serving.Go(func() { carry(client, server, delay) })
 		}
 	})
-	return "127.0.0.1:" + strconv.Itoa(ln.Addr().(*net.TCPAddr).Port) //nolint:errcheck,forcetypeassert // of a TCP listener
+	return "127.0.0.1:" + strconv.Itoa(ln.Addr().(*net.TCPAddr).Port) //nolint:forcetypeassert // of a TCP listener
 }
 
 func carry(to, from net.Conn, delay time.Duration) {
@@ -205,6 +205,6 @@ func carry(to, from net.Conn, delay time.Duration) {
 		}
 	}
 	_, _ = to.Close(), from.Close()
-	for range line { //nolint:revive // until the reader has seen that
+	for range line {
 	}
 }
