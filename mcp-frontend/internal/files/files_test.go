@@ -242,6 +242,12 @@ func TestWriteBoundaries(t *testing.T) {
 		sshdtest.Write(t, full+"/file", "old", 0o600)
 		_, err = write(t, s.Client(t, "root"), anything(full+"/file"), Write{Content: bytes.Repeat([]byte("x"), 2<<20)})
 		mustFail(t, err, LimitExceeded)
+		d, local := transfers(t)
+		sshdtest.Write(t, local+"/large", string(random(2<<20)), 0o600)
+		up := copying(d, full+"/file", "large")
+		up.Overwrite = true
+		_, err = session(t, s.Client(t, "root"), func(s *Session) (Transferred, error) { return s.Upload(up) })
+		mustFail(t, err, LimitExceeded)
 		if got := names(t, full); sshdtest.Read(t, full+"/file") != "old" || len(got) != 1 {
 			t.Errorf("a full disk: %v", got)
 		}
