@@ -51,6 +51,8 @@ type Record struct {
 	Tool        string `json:"tool,omitempty"`
 	Command     string `json:"command,omitempty"`
 	Cwd         string `json:"cwd,omitempty"`
+	Path        string `json:"path,omitempty"`       // on the device, as it was resolved
+	LocalPath   string `json:"local_path,omitempty"` // below the gateway's transfer directory
 	StdinBytes  int64  `json:"stdin_bytes,omitempty"`
 	StdinSHA256 string `json:"stdin_sha256,omitempty"`
 

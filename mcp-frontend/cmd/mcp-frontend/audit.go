@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -82,12 +83,12 @@ func (f *findings) note(l audit.Line) {
 		f.wanted[head] = true
 	}
 	switch l.Event {
-	case "run_started":
+	case "run_started", "transfer_started":
 		f.open[l.RunID] = l
 		if l.TunnelID != "" {
 			f.used[l.TunnelID] = l
 		}
-	case "run_finished":
+	case "run_finished", "transfer_finished":
 		delete(f.open, l.RunID)
 	case "forward_granted":
 		f.granted[l.TunnelID] = true
@@ -98,7 +99,7 @@ func (f *findings) note(l audit.Line) {
 func (f *findings) report(out io.Writer) {
 	for _, id := range slices.Sorted(maps.Keys(f.open)) {
 		l := f.open[id]
-		_, _ = fmt.Fprintf(out, "%s:%d: run %s on %s has no end on record: %s\n", l.File, l.Line, id, l.Device, l.Command)
+		_, _ = fmt.Fprintf(out, "%s:%d: run %s on %s has no end on record: %s\n", l.File, l.Line, id, l.Device, cmp.Or(l.Command, l.Tool+" "+l.Path))
 	}
 	if len(f.granted) == 0 {
 		return // only one side was given: nothing to join
@@ -159,6 +160,8 @@ func oneLine(r audit.Record) string {
 		{"executed", r.Executed},
 		{"decision", r.Decision},
 		{"command", r.Command},
+		{"path", r.Path},
+		{"local_path", r.LocalPath},
 		{"reason", r.Reason},
 	} {
 		if field.value != "" {

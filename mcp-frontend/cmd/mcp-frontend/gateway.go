@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/connections"
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/files"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/mcpserve"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/mcptools"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/outputs"
@@ -33,7 +34,7 @@ type gatewayFlags struct {
 	AuditLog     string       `placeholder:"FILE" help:"Audit trail (default audit.jsonl beside connections.json)."`
 	AuditMaxSize program.Size `default:"64MiB" help:"Size at which the audit trail is rotated."`
 	AuditKeep    int          `default:"10" help:"Rotated audit files that are kept."`
-	TransferDir  string       `placeholder:"DIR" help:"Where file transfers read and write (default transfers beside connections.json; no tool uses it yet)."`
+	TransferDir  string       `placeholder:"DIR" help:"Where sftp_upload reads and sftp_download writes (default transfers beside connections.json)."`
 	StateDir     string       `placeholder:"DIR" help:"Long outputs, for an hour (default state beside connections.json)."`
 	KeysDir      string       `placeholder:"DIR" help:"Client keys; gateway.key is made at first start (default keys beside connections.json)."`
 }
@@ -46,14 +47,15 @@ type rules struct {
 
 // gateway is all that serves agents, wired together.
 type gateway struct {
-	flags   gatewayFlags
-	log     *slog.Logger
-	trail   *audit.Writer
-	tunnels *tunnels.Directory // nil without an acceptor
-	pool    *sshpool.Pool
-	mcp     *mcpserve.Server
-	rules   atomic.Pointer[map[string]rules]
-	hangup  chan os.Signal // SIGHUP asks for a reload
+	flags     gatewayFlags
+	log       *slog.Logger
+	trail     *audit.Writer
+	tunnels   *tunnels.Directory // nil without an acceptor
+	pool      *sshpool.Pool
+	mcp       *mcpserve.Server
+	transfers *files.Dir
+	rules     atomic.Pointer[map[string]rules]
+	hangup    chan os.Signal // SIGHUP asks for a reload
 }
 
 // open reads everything and binds nothing. Close the gateway.
@@ -111,8 +113,11 @@ func (g *gateway) serveTools() error {
 	if err != nil {
 		return err
 	}
+	if g.transfers, err = files.OpenDir(g.flags.transferDir()); err != nil {
+		return err
+	}
 	server, err := mcptools.New(versionText(), mcptools.Config{
-		Pool: g.pool, Tunnels: g.tunnels, Outputs: kept,
+		Pool: g.pool, Tunnels: g.tunnels, Outputs: kept, Transfers: g.transfers,
 		Policy: func(device string) *policy.Policy { return g.rulesOf(device).policy },
 		Limits: func(device string) mcptools.Limits { return g.rulesOf(device).limits },
 		Record: g.append,
@@ -220,6 +225,13 @@ func (f gatewayFlags) keysDir() string {
 	return f.beside("keys")
 }
 
+func (f gatewayFlags) transferDir() string {
+	if f.TransferDir != "" {
+		return f.TransferDir
+	}
+	return f.beside("transfers")
+}
+
 func (f gatewayFlags) stateDir() string {
 	if f.StateDir != "" {
 		return f.StateDir
@@ -232,6 +244,9 @@ func (g *gateway) close() {
 	signal.Stop(g.hangup)
 	if g.pool != nil {
 		g.pool.Close()
+	}
+	if g.transfers != nil {
+		_ = g.transfers.Close()
 	}
 	if g.trail != nil {
 		_ = g.trail.Close()

@@ -18,6 +18,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/connections"
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/files"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/outputs"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/policy"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/sshdtest"
@@ -60,6 +61,8 @@ type gateway struct {
 	trail *trail
 	log   *bytes.Buffer
 	lists map[string]listed
+
+	transfers string // the directory
 }
 
 // listed is a tool as tools/list shows it.
@@ -94,13 +97,22 @@ func newGateway(t *testing.T, knownHosts string, entries ...map[string]any) *gat
 	if err != nil {
 		t.Fatal(err)
 	}
+	g.transfers = t.TempDir()
+	transfers, err := files.OpenDir(g.transfers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = transfers.Close() })
 	g.mcp, err = New("test", Config{
-		Pool: pool, Outputs: store, Record: g.trail.append, Log: log,
+		Pool: pool, Outputs: store, Transfers: transfers, Record: g.trail.append, Log: log,
 		Policy: func(name string) *policy.Policy {
 			d, _ := set.Lookup(name)
 			var cfg policy.Config
 			if p := d.Policy; p != nil {
-				cfg = policy.Config{Allow: policy.List(p.Allow), Approve: policy.List(p.Approve), Shell: p.Shell}
+				cfg = policy.Config{
+					Allow: policy.List(p.Allow), Approve: policy.List(p.Approve), Shell: p.Shell,
+					ReadPaths: policy.List(p.ReadPaths), WritePaths: policy.List(p.WritePaths),
+				}
 			}
 			compiled, err := policy.New(cfg)
 			if err != nil {

@@ -259,7 +259,7 @@ func (r *reader) call(call *syntax.CallExpr, redirects []*syntax.Redirect, opera
 func (r *reader) redirect(from *syntax.Redirect) (string, *refusal) {
 	at := r.column(from.Pos())
 	bad := refuse(ruleRedirection, at,
-		"only 2>&1, 1>&2, </dev/null, >/dev/null and 2>/dev/null are static: use stdin, pipe into tee FILE, or quote the %s", from.Op)
+		"only 2>&1, 1>&2, </dev/null, >/dev/null and 2>/dev/null are static: write a file with sftp_write, use stdin, pipe into tee FILE, or quote the %s", from.Op)
 	if from.Word == nil || from.Hdoc != nil {
 		return "", bad
 	}
