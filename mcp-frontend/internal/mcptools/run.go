@@ -126,7 +126,7 @@ func (t *tools) runOne(ctx context.Context, tool string, ask judge, args runArgs
 	running, stop := context.WithTimeout(ctx, r.timeout)
 	defer stop()
 	command := r.command(ctx, release)
-	command.Spare = lease.Spare
+	command.Spare, command.Lost = lease.Spare, lease.Lost
 	command.Stopping = func() { r.note("run_stopping") }
 	var unrecorded error // read after Run, which waits for Permit
 	command.Permit = func() error {

@@ -64,6 +64,9 @@ type Command struct {
 	// Spare waits for a channel that the run may use beside its own, to stop
 	// itself; nil: there is always one. Call release.
 	Spare func(ctx context.Context) (release func(), err error)
+	// Lost says whether the connection has ended; nil: it is not known. It is
+	// asked once the channel has ended, to tell its end from the connection's.
+	Lost func() bool
 	// Stopping is called when the run is about to be stopped; nil for none.
 	Stopping func()
 	// abandon: when ctx ends, the command is left alone.
@@ -88,17 +91,26 @@ type Result struct {
 	Signal   string // if a signal ended it, without "SIG"
 	Stdout   *Capture
 	Stderr   *Capture
-	// Err says what went wrong with the connection; nil otherwise.
+	// Err says what went wrong with the connection; nil otherwise. With a State
+	// of StateExited the exit was seen, and the last output may be missing.
 	Err error
 	// Refused: the device gave no channel or did not accept the command.
 	Refused bool
 }
 
-func (r *run) endedBy(x exit, state State) Result {
+// endedBy is the result of a command that ended by itself, and whose output
+// is whole or was cut short by the loss of the connection.
+func (r *run) endedBy(x exit, whole bool) Result {
+	result := Result{Outcome: Exited, Executed: Yes, State: StateExited}
 	if x.signal != "" {
-		return Result{Outcome: Signaled, Executed: Yes, State: state, Signal: x.signal}
+		result.Outcome = Signaled
 	}
-	return Result{Outcome: Exited, Executed: Yes, State: state, ExitCode: &x.code}
+	result.noteExit(x)
+	if !whole {
+		result.Outcome = ConnectionLost
+		result.Err = errors.New("it ended while the command's last output was on its way")
+	}
+	return result
 }
 
 // notSent is the result when no channel was had.

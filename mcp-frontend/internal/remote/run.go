@@ -103,13 +103,11 @@ func (r *run) run(ctx context.Context) Result {
 			}
 			accepted = nil
 		case x := <-r.exit:
-			r.awaitOutput(ctx, drained)
-			return r.endedBy(x, StateExited)
+			return r.endedBy(x, r.awaitOutput(ctx, drained))
 		case <-ended:
 			select {
 			case x := <-r.exit:
-				r.awaitOutput(ctx, drained)
-				return r.endedBy(x, StateExited)
+				return r.endedBy(x, r.awaitOutput(ctx, drained))
 			default:
 			}
 			return r.lost(accepted != nil)
@@ -264,25 +262,47 @@ func (r *run) copyOutput(drained chan<- struct{}) {
 	<-done
 }
 
-// awaitOutput waits for what the command wrote before it exited, until ctx
-// ends.
-func (r *run) awaitOutput(ctx context.Context, drained <-chan struct{}) {
+// awaitOutput waits for what the command wrote before it exited: sshd tells of
+// the exit as soon as it sees it, before it has read the last of the output.
+// whole is false if the connection was lost before all of that came.
+func (r *run) awaitOutput(ctx context.Context, drained <-chan struct{}) (whole bool) {
 	timer := time.NewTimer(lingerAfterExit)
 	defer timer.Stop()
 	for before := r.total(); ; {
 		select {
 		case <-drained:
-			return
+			return r.command.Lost == nil || !r.command.Lost()
 		case <-ctx.Done():
-			return // what was left behind goes on writing
+			return true // what was left behind goes on writing
 		case <-timer.C:
+		}
+		// Silence is that of a process that was left behind with the pipe, or
+		// that of a line that stalls. Only the first one answers.
+		if r.total() == before && !r.answers(ctx) {
+			return false
 		}
 		now := r.total()
 		if now == before {
-			return // a process that was left behind holds the pipe, and is silent
+			return true
 		}
 		before = now
 		timer.Reset(lingerAfterExit)
+	}
+}
+
+// answers says whether the device answers on the connection, which it does
+// after all that it sent before.
+func (r *run) answers(ctx context.Context) bool {
+	answer := make(chan error, 1)
+	go func() { // ends with the connection at the latest
+		_, _, err := r.client.SendRequest("keepalive@openssh.com", true, nil)
+		answer <- err
+	}()
+	select {
+	case err := <-answer:
+		return err == nil
+	case <-ctx.Done():
+		return false
 	}
 }
 

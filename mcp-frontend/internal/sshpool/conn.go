@@ -99,7 +99,8 @@ func (c *conn) watch(ctx context.Context, interval time.Duration) {
 	defer asking.Wait()
 	defer func() { _ = c.client.Close() }()
 	var asked atomic.Bool
-	tick := time.NewTicker(interval / 4)
+	every := interval / 4
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		select {
@@ -110,7 +111,7 @@ func (c *conn) watch(ctx context.Context, interval time.Duration) {
 		case <-tick.C:
 		}
 		silent := c.net.silentFor()
-		if silent >= interval*aliveCount {
+		if silent+every > interval*aliveCount { // the next look would be too late
 			return
 		}
 		// SendRequest waits for the answer, as long as the connection lives.
@@ -123,10 +124,11 @@ func (c *conn) watch(ctx context.Context, interval time.Duration) {
 	}
 }
 
-// meter notes when the device was heard last.
+// meter notes when the device was heard last, and when it is over.
 type meter struct {
 	net.Conn
 	lastRead atomic.Int64 // Unix nanoseconds
+	over     atomic.Bool  // set before the SSH library learns of it
 }
 
 func newMeter(nc net.Conn) *meter {
@@ -140,7 +142,15 @@ func (m *meter) Read(p []byte) (int, error) {
 	if n > 0 {
 		m.lastRead.Store(time.Now().UnixNano())
 	}
+	if err != nil {
+		m.over.Store(true)
+	}
 	return n, err
+}
+
+func (m *meter) Close() error {
+	m.over.Store(true) // the library closes what it can no longer read, such as after a disconnect message
+	return m.Conn.Close()
 }
 
 func (m *meter) silentFor() time.Duration { return time.Since(time.Unix(0, m.lastRead.Load())) }
