@@ -63,8 +63,8 @@ func TestFullDisk(t *testing.T) {
 	if ran := count.ran(t); strings.Contains(strings.Join(ran, " "), "full-") {
 		t.Errorf("ran without a record: %v", ran)
 	}
-	if len(c.devices(t)) != 1 || daemon.ended() {
-		t.Error("the daemon does not serve any more")
+	if done := runCmd(t, f.command("healthcheck")); done.code != 0 || daemon.ended() {
+		t.Errorf("the daemon does not serve any more: %s", done.stderr)
 	}
 
 	if err := os.Remove(onDisk("filler")); err != nil {

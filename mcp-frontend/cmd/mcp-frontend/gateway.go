@@ -46,14 +46,15 @@ type rules struct {
 
 // gateway is all that serves agents, wired together.
 type gateway struct {
-	flags   gatewayFlags
-	log     *slog.Logger
-	trail   *audit.Writer
-	tunnels *tunnels.Directory // nil without an acceptor
-	pool    *sshpool.Pool
-	mcp     *mcpserve.Server
-	rules   atomic.Pointer[map[string]rules]
-	hangup  chan os.Signal // SIGHUP asks for a reload
+	flags    gatewayFlags
+	log      *slog.Logger
+	trail    *audit.Writer
+	tunnels  *tunnels.Directory // nil without an acceptor
+	pool     *sshpool.Pool
+	mcp      *mcpserve.Server
+	sessions *sessions
+	rules    atomic.Pointer[map[string]rules]
+	hangup   chan os.Signal // SIGHUP asks for a reload
 }
 
 // open reads everything and binds nothing. Close the gateway.
@@ -125,7 +126,8 @@ func (g *gateway) serveTools() error {
 	if err != nil {
 		return err
 	}
-	g.mcp, err = mcpserve.New(mcpserve.Config{MCP: server, Log: g.log})
+	g.sessions = &sessions{record: g.append}
+	g.mcp, err = mcpserve.New(mcpserve.Config{MCP: server, Log: g.log, Began: g.sessions.start})
 	return err
 }
 
@@ -136,14 +138,7 @@ func versionText() string {
 	return version
 }
 
-func callerOf(ctx context.Context) mcptools.Caller {
-	c := mcpserve.CallerFrom(ctx)
-	caller := mcptools.Caller{Session: c.Session, ClientName: c.ClientName, ClientVersion: c.ClientVersion}
-	if c.HasPeerUID {
-		caller.PeerUID = &c.PeerUID
-	}
-	return caller
-}
+func callerOf(ctx context.Context) mcptools.Caller { return auditCaller(mcpserve.CallerFrom(ctx)) }
 
 // append keeps an audit record, and tells the operator if it cannot.
 func (g *gateway) append(r audit.Record) (uint64, error) {
@@ -249,6 +244,7 @@ func (g *gateway) run(ctx context.Context, serve func(ctx context.Context) error
 		parts = append(parts, g.tunnels.Run)
 	}
 	err := program.Together(ctx, parts...)
+	g.sessions.flush()
 	_, recordErr := g.trail.Append(audit.Record{Event: "stopped"})
 	return errors.Join(err, recordErr)
 }
