@@ -105,7 +105,7 @@ type tool struct {
 
 type tools struct {
 	cfg    Config
-	shells sync.Map // of login shells that were probed: loginKey to remote.Shell
+	shells sync.Map // of login shells that were probed: login to loginShell
 }
 
 //go:embed tools/*.json

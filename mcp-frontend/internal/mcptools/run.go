@@ -77,6 +77,7 @@ type aRun struct {
 	timeout time.Duration
 	output  int
 	shell   remote.Shell
+	setsid  bool
 	keeper  keeper
 	record  audit.Record // what every record of this run says
 	result  runResult
@@ -205,7 +206,7 @@ func (r *aRun) connected(lease *sshpool.Lease) {
 
 func (r *aRun) command(ctx context.Context, done func()) remote.Command {
 	c := remote.Command{
-		Text: r.text, MaxOutput: r.output, Spill: r.keeper.spill, Done: done, Posix: r.shell == remote.Posix,
+		Text: r.text, MaxOutput: r.output, Spill: r.keeper.spill, Done: done, Posix: r.shell == remote.Posix, Setsid: r.setsid,
 	}
 	if quote := quoter(r.shell); quote != nil && !r.verdict.Verbatim {
 		c.Posix, c.Quote = true, quote

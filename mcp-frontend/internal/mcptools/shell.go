@@ -22,36 +22,50 @@ func (r *aRun) settleShell(ctx context.Context, lease *sshpool.Lease) *toolError
 			Hint: "nothing has run: call again", FixBy: byModel,
 		}
 	}
-	r.shell = shell
+	r.shell, r.setsid = shell.kind, shell.setsid
 	asItIs := r.verdict.Verbatim && r.args.Cwd == "" // whatever the shell is, it reads its own text
-	if shell == remote.Posix || asItIs || quoter(shell) != nil && !r.verdict.Verbatim {
+	if r.shell == remote.Posix || asItIs || quoter(r.shell) != nil && !r.verdict.Verbatim {
 		return nil
 	}
 	return &toolError{
 		Code: "UNSUPPORTED_SHELL", Stage: "exec", FixBy: byOperator,
-		Message: fmt.Sprintf("the login shell of %s on %s does not read POSIX commands (%s)", lease.Device.User, lease.Device.Name, shell),
+		Message: fmt.Sprintf("the login shell of %s on %s does not read POSIX commands (%s)", lease.Device.User, lease.Device.Name, r.shell),
 		Hint:    `nothing has run; ask the operator to give the login user a POSIX shell, or to set "shell": true in the device's policy`,
 	}
 }
 
-// shellOf returns the login shell that is declared, or probes it once.
-func (t *tools) shellOf(ctx context.Context, lease *sshpool.Lease) (remote.Shell, error) {
+// loginShell is what reads commands on a device.
+type loginShell struct {
+	kind   remote.Shell
+	setsid bool // its commands need setsid(1) to be stopped for certain
+}
+
+// shellOf returns the login shell, and asks the device once for what is not
+// declared.
+func (t *tools) shellOf(ctx context.Context, lease *sshpool.Lease) (loginShell, error) {
 	d := lease.Device
-	if d.LoginShell != "" {
-		return remote.Shell(d.LoginShell), nil
-	}
 	key := login{d.Name, d.User, fmt.Sprintf("%s:%d", d.Host, d.Port)}
 	if known, ok := t.shells.Load(key); ok {
-		shell, _ := known.(remote.Shell)
+		shell, _ := known.(loginShell)
+		return shell, nil
+	}
+	shell := loginShell{kind: remote.Shell(d.LoginShell)}
+	if shell.kind != "" && (shell.kind != remote.Posix || remote.LeadsGroups(lease.Client)) {
 		return shell, nil
 	}
 	probed := t.record(ctx, "shell_probed") // it runs on the device, so it is on record first
 	probed.Device, probed.TunnelID = d.Name, lease.TunnelID
 	if _, err := t.cfg.Record(probed); err != nil {
-		return "", err
+		return shell, err
 	}
-	shell, err := remote.ProbeShell(ctx, lease.Client)
-	if err == nil && shell != remote.Other { // that one may have been a passing failure
+	var err error
+	if shell.kind == "" {
+		shell.kind, err = remote.ProbeShell(ctx, lease.Client)
+	}
+	if err == nil && shell.kind == remote.Posix && !remote.LeadsGroups(lease.Client) {
+		shell.setsid, err = remote.ProbeSetsid(ctx, lease.Client)
+	}
+	if err == nil && shell.kind != remote.Other { // that one may have been a passing failure
 		t.shells.Store(key, shell)
 	}
 	return shell, err

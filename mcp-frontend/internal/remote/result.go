@@ -51,6 +51,9 @@ type Command struct {
 	// Posix says that a POSIX shell reads Text: then the whole process group
 	// of the command can be stopped.
 	Posix bool
+	// Setsid starts Text by setsid(1), where commands have no process group of
+	// their own: see ProbeSetsid. Only with Posix, and without Quote.
+	Setsid bool
 	// Quote puts POSIX text into the quoting of another login shell; nil where
 	// the login shell is POSIX itself, or Text goes as it is.
 	Quote func(posix string) string

@@ -190,6 +190,9 @@ func (r *run) exec() error {
 	if r.command.Posix {
 		text = r.stdout.mark.before(text)
 	}
+	if r.command.Setsid {
+		text = inSession(text)
+	}
 	if r.command.Quote != nil {
 		text = r.command.Quote(text)
 	}
