@@ -162,13 +162,13 @@ func TestManyRunsAtOnce(t *testing.T) {
 
 // rawClient speaks MCP by hand, so that it is known what was sent before what.
 type rawClient struct {
-	in     io.WriteCloser
-	mu     sync.Mutex // guards all below
-	asked  int
-	calls  map[int]bool // ids of runs that are not answered yet
-	pinged map[int]chan struct{}
-	wrong  []error
-	ended  chan struct{}
+	in      io.WriteCloser
+	mu      sync.Mutex // guards all below
+	asked   int
+	calls   map[int]bool // ids of runs that are not answered yet
+	awaited map[int]chan struct{}
+	wrong   []error
+	ended   chan struct{}
 }
 
 func dialRaw(t *testing.T, f *frontend) *rawClient {
@@ -185,7 +185,7 @@ func dialRaw(t *testing.T, f *frontend) *rawClient {
 	if err := attach.Start(); err != nil {
 		t.Fatal(err)
 	}
-	c := &rawClient{in: in, calls: map[int]bool{}, pinged: map[int]chan struct{}{}, ended: make(chan struct{})}
+	c := &rawClient{in: in, calls: map[int]bool{}, awaited: map[int]chan struct{}{}, ended: make(chan struct{})}
 	go func() {
 		defer close(c.ended)
 		for lines := bufio.NewReader(out); ; {
@@ -201,6 +201,7 @@ func dialRaw(t *testing.T, f *frontend) *rawClient {
 		<-c.ended
 		_ = attach.Wait()
 	})
+	c.await(t, "tools/list") // the first request waits until the conversation is on record
 	return c
 }
 
@@ -217,8 +218,8 @@ func (c *rawClient) answered(line []byte) {
 		c.wrong = append(c.wrong, fmt.Errorf("answered with %.500s (%v)", line, err)) //nolint:errorlint // it may be nil
 	}
 	delete(c.calls, answer.ID)
-	if pinged := c.pinged[answer.ID]; pinged != nil {
-		close(pinged)
+	if awaited := c.awaited[answer.ID]; awaited != nil {
+		close(awaited)
 	}
 }
 
@@ -237,19 +238,25 @@ func (c *rawClient) run(t *testing.T, device, command string) {
 // before the next line is read.
 func (c *rawClient) settle(t *testing.T) {
 	t.Helper()
-	pinged := make(chan struct{})
+	c.await(t, "ping")
+}
+
+// await makes a request and waits for its answer.
+func (c *rawClient) await(t *testing.T, method string) {
+	t.Helper()
+	answered := make(chan struct{})
 	c.mu.Lock()
 	c.asked++
 	id := c.asked
-	c.pinged[id] = pinged
+	c.awaited[id] = answered
 	c.mu.Unlock()
-	c.say(t, fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,"method":"ping"}`, id))
+	c.say(t, fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,"method":%q}`, id, method))
 	select {
-	case <-pinged:
+	case <-answered:
 	case <-c.ended:
 		t.Fatal("the server ended the conversation")
 	case <-time.After(3 * soon):
-		t.Fatal("a ping is not answered")
+		t.Fatalf("%s is not answered", method)
 	}
 }
 

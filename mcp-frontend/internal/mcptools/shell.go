@@ -53,12 +53,22 @@ func (t *tools) shellOf(ctx context.Context, lease *sshpool.Lease) (loginShell, 
 	if shell.kind != "" && (shell.kind != remote.Posix || remote.LeadsGroups(lease.Client)) {
 		return shell, nil
 	}
+	// One caller asks, the others wait: each has the right to one channel, which
+	// is for its command.
+	release, err := lease.Spare(ctx)
+	if err != nil {
+		return shell, err
+	}
+	defer release()
+	if known, ok := t.shells.Load(key); ok {
+		shell, _ := known.(loginShell)
+		return shell, nil
+	}
 	probed := t.record(ctx, "shell_probed") // it runs on the device, so it is on record first
 	probed.Device, probed.TunnelID = d.Name, lease.TunnelID
 	if _, err := t.cfg.Record(probed); err != nil {
 		return shell, err
 	}
-	var err error
 	if shell.kind == "" {
 		shell.kind, err = remote.ProbeShell(ctx, lease.Client)
 	}

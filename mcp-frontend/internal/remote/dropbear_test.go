@@ -7,6 +7,7 @@ import (
 	"net"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -49,8 +50,11 @@ func dropbear(t *testing.T, login string) (connect func(t *testing.T) *ssh.Clien
 			t.Log(log.String())
 		}
 	})
+	var mu sync.Mutex // dropbear takes five connections at once that are not logged in
 	return func(t *testing.T) *ssh.Client {
 		t.Helper()
+		mu.Lock()
+		defer mu.Unlock()
 		var nc net.Conn
 		sshdtest.Eventually(t, "dropbear listens", func() (ok bool) {
 			var err error

@@ -31,7 +31,7 @@ const (
 func Run(ctx context.Context, client *ssh.Client, c Command) Result {
 	r := &run{
 		client: client, command: c, exit: make(chan exit, 1), stderr: newCapture(c.MaxOutput, c.spiller("stderr")),
-		stdout: &markerFilter{dst: newCapture(c.MaxOutput, c.spiller("stdout")), mark: newMarker(), done: !c.Posix},
+		stdout: newMarkerFilter(newCapture(c.MaxOutput, c.spiller("stdout")), c.Posix),
 	}
 	result := r.run(ctx)
 	result.Stdout, result.Stderr = r.stdout.dst, r.stderr

@@ -23,9 +23,14 @@ type conn struct {
 	spare    chan struct{}       // the one channel beside them, for stopping runs
 	ended    chan struct{}       // closed when the connection has ended
 
+	settling sync.WaitGroup // the goroutine of settle
+
 	mu      sync.Mutex // guards all below
 	leases  int
-	retired bool // takes no more leases, and closes with the last one
+	retired bool     // takes no more leases, and closes with the last one
+	closed  []func() // what becomes free once the device has forgotten closed channels
+	asking  bool     // settle's goroutine runs
+	over    bool     // it may not be started any more
 }
 
 func newConn(client *ssh.Client, m *meter, tunnelID string, maxSessions int) *conn {
@@ -51,14 +56,55 @@ func (c *conn) acquire(ctx context.Context, channels int64) (ok bool, err error)
 	return true, nil
 }
 
+// release gives a lease back whose channels have closed.
 func (c *conn) release(channels int64) {
-	c.channels.Release(channels)
+	if channels > 0 {
+		c.settle(func() { c.channels.Release(channels) })
+	}
 	c.mu.Lock()
 	c.leases--
 	idle := c.retired && c.leases == 0
 	c.mu.Unlock()
 	if idle {
 		_ = c.client.Close()
+	}
+}
+
+// settle calls free once the device no longer counts a channel that has just
+// been closed. sshd forgets closed channels between two batches of packets: of
+// one that is closed and one that is opened in the same batch it counts both,
+// and refuses the second beyond its MaxSessions. An answer to what was sent
+// after the close proves that the batch is over.
+func (c *conn) settle(free func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over {
+		free()
+		return
+	}
+	c.closed = append(c.closed, free)
+	if !c.asking {
+		c.asking = true
+		c.settling.Go(c.settleAll)
+	}
+}
+
+// settleAll settles what there is, all that has come together by one request.
+func (c *conn) settleAll() {
+	for {
+		c.mu.Lock()
+		closed := c.closed
+		c.closed = nil
+		c.asking = len(closed) > 0
+		c.mu.Unlock()
+		if len(closed) == 0 {
+			return
+		}
+		// It waits for the answer, as long as the connection lives.
+		_, _, _ = c.client.SendRequest("keepalive@openssh.com", true, nil)
+		for _, free := range closed {
+			free()
+		}
 	}
 }
 
@@ -94,6 +140,10 @@ func (c *conn) watch(ctx context.Context, interval time.Duration) {
 		_ = c.client.Close()
 		<-waited
 		close(c.ended)
+		c.mu.Lock()
+		c.over = true
+		c.mu.Unlock()
+		c.settling.Wait()
 	}()
 	var asking sync.WaitGroup
 	defer asking.Wait()

@@ -140,7 +140,7 @@ func (l *Lease) Lost() bool { return l.conn.net.over.Load() }
 func (l *Lease) Spare(ctx context.Context) (release func(), err error) {
 	select {
 	case l.conn.spare <- struct{}{}:
-		return func() { <-l.conn.spare }, nil
+		return func() { l.conn.settle(func() { <-l.conn.spare }) }, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
