@@ -82,9 +82,10 @@ fuzz: ## run each fuzz target for FUZZTIME (30s)
 	@scripts/fuzz.sh $(FUZZTIME) $(MODULES)
 
 .PHONY: soak
-soak: setup ## run the acceptor's long tests: 10,000 cycles and 100,000 refusals under -race, 1,000 devices with the memory of each (2 minutes)
+soak: setup build ## run the long tests: 10,000 cycles and 100,000 refusals under -race, 1,000 devices, 800 cut connections, 3 GB of output (5 minutes)
 	GATEWAY_SOAK=1 go test -race -count=1 -run 'TestReconnectCycles|TestRejectedChannelsLeaveNothing' ./tunnel-acceptor/internal/forwarding
 	GATEWAY_SOAK=1 go test -count=1 -v -run TestFleet ./tunnel-acceptor/cmd/tunnel-acceptor
+	GATEWAY_SOAK=1 E2E_BIN=$(abspath $(BIN)) go test -count=1 -v -run 'TestCutAnywhere|TestSilentLineIsFound|TestMemoryOfOutput' ./scripts/e2e
 
 .PHONY: bench
 bench: setup build ## run the benchmarks

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
+	"unicode"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -94,7 +96,8 @@ type Result struct {
 	Signal   string // if a signal ended it, without "SIG"
 	Stdout   *Capture
 	Stderr   *Capture
-	// Err says what went wrong with the connection; nil otherwise. With a State
+	// Err says what went wrong with the connection; nil otherwise. What it quotes
+	// of the device is short and printable. With a State
 	// of StateExited the exit was seen, and the last output may be missing.
 	Err error
 	// Refused: the device gave no channel or did not accept the command.
@@ -118,7 +121,7 @@ func (r *run) endedBy(x exit, whole bool) Result {
 
 // notSent is the result when no channel was had.
 func (r *run) notSent(ctx context.Context, err error) Result {
-	result := Result{Outcome: NotConnected, Executed: No, State: StateUnknown, Err: err}
+	result := Result{Outcome: NotConnected, Executed: No, State: StateUnknown, Err: brief(err)}
 	var refused *ssh.OpenChannelError
 	switch {
 	case errors.As(err, &refused):
@@ -137,7 +140,7 @@ func (r *run) notAccepted(err error) Result {
 	if errors.Is(err, errRefused) {
 		return Result{Outcome: NotConnected, Executed: No, State: StateUnknown, Err: err, Refused: true}
 	}
-	return Result{Outcome: ConnectionLost, Executed: Maybe, State: StateMayBeRunning, Err: err}
+	return Result{Outcome: ConnectionLost, Executed: Maybe, State: StateMayBeRunning, Err: brief(err)}
 }
 
 // lost is the result when the channel ended without an exit status.
@@ -157,4 +160,20 @@ func stopOutcome(ctx context.Context) Outcome {
 		return TimedOut
 	}
 	return Cancelled
+}
+
+// brief makes an error fit to be shown that may quote what a device said: an
+// agent reads it, and a refusal's text may be as long as a packet.
+func brief(err error) error {
+	const limit = 200
+	text := strings.Map(func(r rune) rune {
+		if r == unicode.ReplacementChar || !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, err.Error())
+	if len(text) > limit {
+		text = strings.ToValidUTF8(text[:limit], "") + "..."
+	}
+	return errors.New(text)
 }
