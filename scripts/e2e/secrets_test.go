@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -153,14 +154,17 @@ func (s *secrets) talk(t *testing.T, c *client, f *frontend) string {
 		call("ssh_run", args{"device": e["name"], "command": "wc -c", "stdin": stdinCanary})
 	}
 	for _, more := range []args{
-		{"command": "rm $(cat)"}, {"command": "wc -c", "dry_run": true}, {"command": "wc -c", "cwd": "/nonexistent"},
-		{"command": "sleep 1000", "timeout_s": 1}, {"command": "wc -c", "timeout_s": "soon"}, {"command": "cat >/dev/null; exit 3"},
-		{"command": ""}, {"device": "nowhere", "command": "wc -c"},
+		{"command": "rm $(cat)"},
+		{"command": "wc -c", "dry_run": true},
+		{"command": "wc -c", "cwd": "/nonexistent"},
+		{"command": "sleep 1000", "timeout_s": 1},
+		{"command": "wc -c", "timeout_s": "soon"},
+		{"command": "cat >/dev/null; exit 3"},
+		{"command": ""},
+		{"device": "nowhere", "command": "wc -c"},
 	} {
 		arguments := args{"device": directDevice, "stdin": stdinCanary}
-		for name, value := range more {
-			arguments[name] = value
-		}
+		maps.Copy(arguments, more)
 		call("ssh_run", arguments)
 	}
 	call("ssh_run_readonly", args{"device": directDevice, "command": "wc -c", "stdin": stdinCanary}) // which it does not take
