@@ -144,13 +144,9 @@ func (r *run) notAccepted(err error) Result {
 }
 
 // lost is the result when the channel ended without an exit status.
-func (r *run) lost(unanswered bool) Result {
-	executed := Yes
-	if unanswered {
-		executed = Maybe
-	}
+func (r *run) lost() Result {
 	return Result{
-		Outcome: ConnectionLost, Executed: executed, State: StateMayBeRunning,
+		Outcome: ConnectionLost, Executed: Yes, State: StateMayBeRunning,
 		Err: errors.New("the connection ended before the command's exit status came"),
 	}
 }

@@ -110,7 +110,13 @@ func (r *run) run(ctx context.Context) Result {
 				return r.endedBy(x, r.awaitOutput(ctx, drained))
 			default:
 			}
-			return r.lost(accepted != nil)
+			<-drained // what has come is all there, as nothing more does
+			if accepted != nil {
+				if err := <-accepted; err != nil { // nor does an answer that has not come yet
+					return r.notAccepted(err)
+				}
+			}
+			return r.lost()
 		case <-ctx.Done():
 			if r.command.abandon {
 				return Result{Outcome: stopOutcome(ctx), Executed: Maybe, State: StateMayBeRunning}

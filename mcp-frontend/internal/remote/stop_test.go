@@ -30,7 +30,7 @@ func stopped(t *testing.T, client *ssh.Client, c Command, m marked, processes in
 	answer := make(chan Result)
 	go func() { answer <- Run(ctx, client, c) }()
 	m.running(t, processes)
-	marked("^sleep "+m).running(t, 1) // not only its shell, so what comes before has been said
+	("^sleep " + m).running(t, 1) // not only its shell, so what comes before has been said
 	cancel(cause)
 	r := <-answer
 	return r, m.pids(t)
