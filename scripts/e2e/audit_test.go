@@ -19,6 +19,7 @@ type record struct {
 	Time     string `json:"time"`
 	Process  string `json:"process"`
 	Event    string `json:"event"`
+	Session  string `json:"session"`
 	Device   string `json:"device"`
 	TunnelID string `json:"tunnel_id"`
 	RunID    string `json:"run_id"`

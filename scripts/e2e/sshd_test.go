@@ -47,12 +47,14 @@ type sshd struct {
 	*process
 	port    int
 	hostKey key
+	extra   []string // lines of sshd_config, before all others: the first one counts
 }
 
-// startSSHD starts a server that lets the key in as any of logins.
-func startSSHD(t *testing.T, authorized key) *sshd {
+// startSSHD starts a server that lets the key in as any of logins. extra are
+// lines of sshd_config, which count before its own.
+func startSSHD(t *testing.T, authorized key, extra ...string) *sshd {
 	t.Helper()
-	s := &sshd{hostKey: newKey(t), port: freePort(t)}
+	s := &sshd{hostKey: newKey(t), port: freePort(t), extra: extra}
 	s.run(t, authorized)
 	return s
 }
@@ -64,7 +66,7 @@ func (s *sshd) run(t *testing.T, authorized key) {
 	keys := filepath.Join(shortDir(t), "authorized_keys")
 	write(t, keys, lines(authorized.public), 0o644)
 	config := filepath.Join(t.TempDir(), "sshd_config")
-	write(t, config, lines(
+	write(t, config, lines(append(append([]string(nil), s.extra...),
 		fmt.Sprintf("ListenAddress 127.0.0.1:%d", s.port),
 		"HostKey "+s.hostKey.path,
 		"AuthorizedKeysFile "+keys,
@@ -83,7 +85,7 @@ func (s *sshd) run(t *testing.T, authorized key) {
 		// Keeps Debian's bash from reading .bashrc for every command of root.
 		"SetEnv SHLVL=5",
 		penaltiesOff(),
-	), 0o644)
+	)...), 0o644)
 	program, err := exec.LookPath("sshd") // sshd insists on an absolute path
 	if err != nil {
 		t.Fatalf("%v; run scripts/setup", err)

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -63,39 +64,59 @@ func TestAuditSurvivesSIGKILL(t *testing.T) {
 	userKey := newKey(t)
 	f := newFrontend(t, "")
 	f.addDirect(t, directDevice, startSSHD(t, userKey), logins[0], userKey)
-	const rounds = 5
-	for range rounds {
-		server := f.command("stdio")
-		stdin, err := server.StdinPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := server.Start(); err != nil {
-			t.Fatal(err)
-		}
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			for id := 1; ; id++ {
-				call := fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,"method":"tools/call","params":{"name":"ssh_run","arguments":{"device":%q,"command":"true"}}}`, id, directDevice)
-				if _, err := fmt.Fprintln(stdin, call); err != nil {
-					return
-				}
-			}
-		}()
-		eventually(t, soon, "the server records", func() error {
-			_, err := os.Stat(f.auditLog)
-			return err
-		})
-		timer := time.NewTimer(100*time.Millisecond + rand.N(200*time.Millisecond))
-		<-timer.C
-		if err := server.Process.Signal(syscall.SIGKILL); err != nil {
-			t.Fatal(err)
-		}
-		_ = server.Wait() // it was killed
-		<-done
+	count := newCounter(t)
+	const rounds = 12
+	for round := range rounds {
+		killWhileRunning(t, f, count, fmt.Sprint("round-", round))
 		if got := verify(t, f.auditLog); got.code != 0 {
 			t.Fatalf("after SIGKILL: exit code %d: %s%s", got.code, got.stdout, got.stderr)
 		}
 	}
+	eventually(t, soon, "what still ran ends", func() error {
+		if left := (marked{number: count.program}).pids(t); len(left) > 0 {
+			return fmt.Errorf("%v are left", left)
+		}
+		return nil
+	})
+	count.allRecorded(t, read(t, f.auditLog))
+	t.Logf("%d commands ran in %d rounds", len(count.ran(t)), rounds)
+}
+
+// killWhileRunning kills a frontend at a random point in a flood of calls, at
+// the latest a third of a second after the first that ran.
+func killWhileRunning(t *testing.T, f *frontend, count counter, name string) {
+	t.Helper()
+	server := f.command("stdio")
+	stdin, err := server.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for id := 1; ; id++ {
+			call := fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,"method":"tools/call","params":{"name":"ssh_run","arguments":{"device":%q,"command":%q}}}`,
+				id, directDevice, count.command(fmt.Sprint(name, "-", id)))
+			if _, err := fmt.Fprintln(stdin, call); err != nil {
+				return
+			}
+		}
+	}()
+	before := len(count.ran(t))
+	eventually(t, soon, "a command runs", func() error {
+		if len(count.ran(t)) > before {
+			return nil
+		}
+		return errors.New("not yet")
+	})
+	timer := time.NewTimer(rand.N(333 * time.Millisecond))
+	<-timer.C
+	if err := server.Process.Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	_ = server.Wait() // it was killed
+	<-done
 }

@@ -168,6 +168,9 @@ func oneLine(r audit.Record) string {
 			words = append(words, fmt.Sprintf("%s=%q", field.name, field.value))
 		}
 	}
+	if r.Client != nil {
+		words = append(words, fmt.Sprintf("client=%q", r.Client.Name))
+	}
 	if r.ExitCode != nil {
 		words = append(words, fmt.Sprintf("exit=%d", *r.ExitCode))
 	}

@@ -53,6 +53,7 @@ type gateway struct {
 	tunnels   *tunnels.Directory // nil without an acceptor
 	pool      *sshpool.Pool
 	mcp       *mcpserve.Server
+	sessions  *sessions
 	transfers *files.Dir
 	rules     atomic.Pointer[map[string]rules]
 	hangup    chan os.Signal // SIGHUP asks for a reload
@@ -130,7 +131,8 @@ func (g *gateway) serveTools() error {
 	if err != nil {
 		return err
 	}
-	g.mcp, err = mcpserve.New(mcpserve.Config{MCP: server, Log: g.log})
+	g.sessions = &sessions{record: g.append}
+	g.mcp, err = mcpserve.New(mcpserve.Config{MCP: server, Log: g.log, Began: g.sessions.start})
 	return err
 }
 
@@ -141,14 +143,7 @@ func versionText() string {
 	return version
 }
 
-func callerOf(ctx context.Context) mcptools.Caller {
-	c := mcpserve.CallerFrom(ctx)
-	caller := mcptools.Caller{Session: c.Session, ClientName: c.ClientName, ClientVersion: c.ClientVersion}
-	if c.HasPeerUID {
-		caller.PeerUID = &c.PeerUID
-	}
-	return caller
-}
+func callerOf(ctx context.Context) mcptools.Caller { return auditCaller(mcpserve.CallerFrom(ctx)) }
 
 // append keeps an audit record, and tells the operator if it cannot.
 func (g *gateway) append(r audit.Record) (uint64, error) {
@@ -264,6 +259,7 @@ func (g *gateway) run(ctx context.Context, serve func(ctx context.Context) error
 		parts = append(parts, g.tunnels.Run)
 	}
 	err := program.Together(ctx, parts...)
+	g.sessions.flush()
 	_, recordErr := g.trail.Append(audit.Record{Event: "stopped"})
 	return errors.Join(err, recordErr)
 }

@@ -36,6 +36,7 @@ type conn struct {
 	calls   *calls
 	out     *writer
 	cancel  context.CancelCauseFunc // ends every request
+	story   story
 }
 
 // ServeConn serves one conversation until r's end of file, ctx's end or a failed
@@ -68,6 +69,8 @@ func (s *Server) ServeConn(ctx context.Context, r io.Reader, w io.Writer, peer P
 	defer s.open.Add(-1)
 	c.log.Debug("conversation begins")
 	defer c.log.Debug("conversation ended")
+	reason := endedByClient
+	defer func() { c.story.end(reason) }()
 
 	go c.out.run()
 	reading := make(chan struct{})
@@ -81,6 +84,9 @@ func (s *Server) ServeConn(ctx context.Context, r io.Reader, w io.Writer, peer P
 	case <-reading:
 		c.finish(ErrDisconnected, s.cfg.EOFGrace)
 		c.out.finish()
+		if readErr != nil {
+			reason = endedByRead
+		}
 		return readErr
 	case <-c.out.ended:
 		c.calls.close()
@@ -88,6 +94,7 @@ func (s *Server) ServeConn(ctx context.Context, r io.Reader, w io.Writer, peer P
 		c.finish(ErrDisconnected, 0)
 		await(reading, certain)
 		c.out.finish()
+		reason = endedByWrite
 		return c.out.err
 	case <-ctx.Done():
 		c.calls.close() // before the interruption: it is not a failed read
@@ -95,6 +102,7 @@ func (s *Server) ServeConn(ctx context.Context, r io.Reader, w io.Writer, peer P
 		c.finish(ErrStopping, s.cfg.EOFGrace)
 		await(reading, certain)
 		c.out.finish()
+		reason = endedByStop
 		return nil
 	}
 }
@@ -105,6 +113,7 @@ func (s *Server) newConn(w io.Writer, peer Peer) *conn {
 	c.log = s.cfg.Log.With("session", c.session.id, "peer_uid", peer.UID)
 	c.out = newWriter(w, s.cfg.WriteTimeout, c.session.notes, c.calls.admit, c.log)
 	c.session.out = c.out
+	c.story.start = time.Now()
 	return c
 }
 

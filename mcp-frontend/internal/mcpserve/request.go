@@ -52,8 +52,10 @@ func (c *conn) start(ctx context.Context, m message, line []byte) {
 	case err != nil:
 		cancel(nil)
 	case r.inline:
+		c.story.requests.Add(1)
 		c.serve(ctx, r, line)
 	default:
+		c.story.requests.Add(1)
 		go c.serve(ctx, r, line)
 	}
 }
@@ -74,9 +76,16 @@ func (c *conn) serve(ctx context.Context, r *request, line []byte) {
 }
 
 func (c *conn) answer(ctx context.Context, r *request, line []byte) []byte {
+	greets := r.method == string(mcp.MethodInitialize)
+	if !greets {
+		c.tellBegin(r, line)
+	}
 	response := c.cfg.MCP.HandleMessage(c.cfg.MCP.WithContext(ctx, r), line)
-	if _, ok := response.(mcp.JSONRPCResponse); ok && r.method == string(mcp.MethodInitialize) {
+	if _, ok := response.(mcp.JSONRPCResponse); ok && greets {
 		c.session.greet(r.client)
+	}
+	if greets {
+		c.tellBegin(r, line) // only now its client is known
 	}
 	answer, err := responseLine(r.id, response)
 	if err != nil {

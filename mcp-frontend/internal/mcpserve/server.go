@@ -68,6 +68,11 @@ type Config struct {
 	// file or the server's stop before they are cancelled. 0 means 2 s.
 	EOFGrace time.Duration
 
+	// Began is told of each conversation whose client asks for more than ping,
+	// before its first such request is answered; what it returns is told of the
+	// conversation's end, and may be nil. Called concurrently. nil: nobody is told.
+	Began func(Caller) (ended func(Ending))
+
 	// WriteTimeout is how long a client may take to read 64 KiB before it is
 	// cut off. 0 means 30 s.
 	WriteTimeout time.Duration
@@ -78,6 +83,14 @@ type Server struct {
 	cfg     Config
 	open    atomic.Int64
 	unasked atomic.Uint64
+}
+
+// Ending says how a conversation ended.
+type Ending struct {
+	// Reason is one of a few fixed texts.
+	Reason   string
+	Requests int64 // that were taken, ping included
+	Duration time.Duration
 }
 
 // Stats counts what a Server has seen.

@@ -96,13 +96,15 @@ func (t *tools) probe(ctx context.Context, about audit.Record, name string, res 
 	release := sync.OnceFunc(lease.Release)
 	res.Connect = connectWord(lease)
 	res.HostKey = shownKey(lease.HostKey)
-	shell, err := t.shellOf(waiting, lease)
+	login, err := t.shellOf(waiting, lease)
 	if err != nil {
 		release()
 		return shellUnknown(err)
 	}
+	shell := login.kind
 	res.LoginShell = string(shell)
-	command := remote.Command{Text: factsProbe, Posix: true, MaxOutput: factsOutput, Spare: lease.Spare, Done: release, Quote: quoter(shell)}
+	command := remote.Command{Text: factsProbe, Posix: true, MaxOutput: factsOutput, Done: release, Quote: quoter(shell)}
+	command.Spare, command.Lost, command.Setsid = lease.Spare, lease.Lost, login.setsid
 	if shell != remote.Posix && command.Quote == nil {
 		release()
 		return unsupportedShell(lease, shell, "no facts are known; ask the operator")

@@ -115,7 +115,7 @@ type tool struct {
 
 type tools struct {
 	cfg    Config
-	shells sync.Map // of login shells that were probed: loginKey to remote.Shell
+	shells sync.Map // of login shells that were probed: login to loginShell
 	probed sync.Map // of what devices were found to be: Device.Login to probed
 	turns  turns    // of diagnoses
 }
@@ -242,9 +242,14 @@ func (t *tools) refuse(name string) func(context.Context, json.RawMessage, strin
 // record begins an audit record about the request of ctx.
 func (t *tools) record(ctx context.Context, event string) audit.Record {
 	caller := t.cfg.Caller(ctx)
-	r := audit.Record{Event: event, Session: caller.Session, PeerUID: caller.PeerUID}
-	if caller.ClientName != "" {
-		r.Client = &audit.Client{Name: caller.ClientName, Version: caller.ClientVersion, Unverified: true}
+	return audit.Record{Event: event, Session: caller.Session, PeerUID: caller.PeerUID, Client: caller.Client()}
+}
+
+// Client is what the caller says of itself, for the audit; nil if it is
+// nothing.
+func (c Caller) Client() *audit.Client {
+	if c.ClientName == "" {
+		return nil
 	}
-	return r
+	return &audit.Client{Name: c.ClientName, Version: c.ClientVersion, Unverified: true}
 }

@@ -24,6 +24,7 @@ type order struct {
 	verdict policy.Verdict
 	text    string // what is sent, once it is judged
 	shell   remote.Shell
+	setsid  bool // whether the shell must be made the leader of a process group
 	record  audit.Record // what every record of this order says
 }
 

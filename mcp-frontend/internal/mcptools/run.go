@@ -116,7 +116,7 @@ func (t *tools) runOne(ctx context.Context, tool string, ask judge, args runArgs
 	running, stop := context.WithTimeout(ctx, r.timeout)
 	defer stop()
 	command := r.toSend(ctx, release)
-	command.Spare = lease.Spare
+	command.Spare, command.Lost = lease.Spare, lease.Lost
 	command.Stopping = func() { r.note("run_stopping") }
 	var unrecorded error // read after Run, which waits for Permit
 	command.Permit = func() error {
@@ -208,7 +208,7 @@ func (r *aRun) connected(lease *sshpool.Lease) {
 
 func (r *aRun) toSend(ctx context.Context, done func()) remote.Command {
 	c := remote.Command{
-		Text: r.text, MaxOutput: r.output, Spill: r.keeper.spill, Done: done, Posix: r.shell == remote.Posix,
+		Text: r.text, MaxOutput: r.output, Spill: r.keeper.spill, Done: done, Posix: r.shell == remote.Posix, Setsid: r.setsid,
 	}
 	if quote := quoter(r.shell); quote != nil && !r.verdict.Verbatim {
 		c.Posix, c.Quote = true, quote

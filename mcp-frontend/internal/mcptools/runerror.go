@@ -34,6 +34,9 @@ func runError(seen remote.Result, timeout, longest time.Duration) *toolError {
 			remote.Maybe: "it may have run: look at the device before you run it again",
 			remote.Yes:   "it was running and may still be: look at the device before you run it again",
 		}[seen.Executed]
+		if seen.State == remote.StateExited {
+			e.Hint = "it ran to its end, and how it ended was seen; the last of its output may be missing"
+		}
 	}
 	return e
 }

@@ -19,12 +19,12 @@ func (o *order) settleShell(ctx context.Context, lease *sshpool.Lease) *toolErro
 	if err != nil {
 		return shellUnknown(err)
 	}
-	o.shell = shell
+	o.shell, o.setsid = shell.kind, shell.setsid
 	asItIs := o.verdict.Verbatim && o.cwd == "" // whatever the shell is, it reads its own text
-	if shell == remote.Posix || asItIs || quoter(shell) != nil && !o.verdict.Verbatim {
+	if o.shell == remote.Posix || asItIs || quoter(o.shell) != nil && !o.verdict.Verbatim {
 		return nil
 	}
-	return unsupportedShell(lease, shell, `nothing has run; ask the operator to give the login user a POSIX shell, or to set "shell": true in the device's policy`)
+	return unsupportedShell(lease, shell.kind, `nothing has run; ask the operator to give the login user a POSIX shell, or to set "shell": true in the device's policy`)
 }
 
 func shellUnknown(err error) *toolError {
@@ -41,24 +41,48 @@ func unsupportedShell(lease *sshpool.Lease, shell remote.Shell, hint string) *to
 	}
 }
 
-// shellOf returns the login shell that is declared, or probes it once.
-func (t *tools) shellOf(ctx context.Context, lease *sshpool.Lease) (remote.Shell, error) {
+// loginShell is what reads commands on a device.
+type loginShell struct {
+	kind   remote.Shell
+	setsid bool // its commands need setsid(1) to be stopped for certain
+}
+
+// shellOf returns the login shell, and asks the device once for what is not
+// declared.
+func (t *tools) shellOf(ctx context.Context, lease *sshpool.Lease) (loginShell, error) {
 	d := lease.Device
-	if d.LoginShell != "" {
-		return remote.Shell(d.LoginShell), nil
-	}
 	key := login{d.Name, d.User, fmt.Sprintf("%s:%d", d.Host, d.Port)}
 	if known, ok := t.shells.Load(key); ok {
-		shell, _ := known.(remote.Shell)
+		shell, _ := known.(loginShell)
+		return shell, nil
+	}
+	shell := loginShell{kind: remote.Shell(d.LoginShell)}
+	if shell.kind != "" && (shell.kind != remote.Posix || remote.LeadsGroups(lease.Client)) {
+		return shell, nil
+	}
+	// One caller asks, the others wait: each has the right to one channel, which
+	// is for its command.
+	release, err := lease.Spare(ctx)
+	if err != nil {
+		return shell, err
+	}
+	defer release()
+	if known, ok := t.shells.Load(key); ok {
+		shell, _ := known.(loginShell)
 		return shell, nil
 	}
 	probed := t.record(ctx, "shell_probed") // it runs on the device, so it is on record first
 	probed.Device, probed.TunnelID = d.Name, lease.TunnelID
 	if _, err := t.cfg.Record(probed); err != nil {
-		return "", err
+		return shell, err
 	}
-	shell, err := remote.ProbeShell(ctx, lease.Client)
-	if err == nil && shell != remote.Other { // that one may have been a passing failure
+	if shell.kind == "" {
+		shell.kind, err = remote.ProbeShell(ctx, lease.Client)
+	}
+	if err == nil && shell.kind == remote.Posix && !remote.LeadsGroups(lease.Client) {
+		shell.setsid, err = remote.ProbeSetsid(ctx, lease.Client)
+	}
+	if err == nil && shell.kind != remote.Other { // that one may have been a passing failure
 		t.shells.Store(key, shell)
 	}
 	return shell, err

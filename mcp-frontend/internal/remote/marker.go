@@ -2,11 +2,13 @@ package remote
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"fmt"
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 )
 
 // A command can only be stopped for certain if the pid of its shell is known:
@@ -18,6 +20,15 @@ import (
 
 // marker is that line, for one run.
 type marker struct{ nonce string }
+
+// newMarkerFilter returns a filter; without a marker it passes everything on.
+func newMarkerFilter(dst *Capture, marked bool) *markerFilter {
+	f := &markerFilter{dst: dst, mark: newMarker(), over: make(chan struct{})}
+	if !marked {
+		f.passLocked()
+	}
+	return f
+}
 
 func newMarker() marker { return marker{nonce: rand.Text()} }
 
@@ -34,6 +45,7 @@ const markerLimit = 64 << 10
 type markerFilter struct {
 	dst  *Capture
 	mark marker
+	over chan struct{} // closed when done
 
 	mu   sync.Mutex // guards all below
 	held []byte     // not passed on yet, as the marker may be in it
@@ -67,6 +79,7 @@ func (f *markerFilter) Write(p []byte) (int, error) {
 
 func (f *markerFilter) passLocked() {
 	f.done = true
+	close(f.over)
 	_, _ = f.dst.Write(f.held) // a Capture never fails
 	f.held = nil
 }
@@ -80,8 +93,16 @@ func (f *markerFilter) end() {
 	}
 }
 
-// found returns the shell's pid, 0 as long as the marker was not seen.
-func (f *markerFilter) found() int {
+// await returns the shell's pid as soon as the marker has come, 0 if it has not
+// within patience, does not come any more, or ctx has ended.
+func (f *markerFilter) await(ctx context.Context, patience time.Duration) int {
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-f.over:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.pid

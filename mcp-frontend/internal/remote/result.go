@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
+	"unicode"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -51,6 +53,9 @@ type Command struct {
 	// Posix says that a POSIX shell reads Text: then the whole process group
 	// of the command can be stopped.
 	Posix bool
+	// Setsid starts Text by setsid(1), where commands have no process group of
+	// their own: see ProbeSetsid. Only with Posix, and without Quote.
+	Setsid bool
 	// Quote puts POSIX text into the quoting of another login shell; nil where
 	// the login shell is POSIX itself, or Text goes as it is.
 	Quote func(posix string) string
@@ -64,6 +69,9 @@ type Command struct {
 	// Spare waits for a channel that the run may use beside its own, to stop
 	// itself; nil: there is always one. Call release.
 	Spare func(ctx context.Context) (release func(), err error)
+	// Lost says whether the connection has ended; nil: it is not known. It is
+	// asked once the channel has ended, to tell its end from the connection's.
+	Lost func() bool
 	// Stopping is called when the run is about to be stopped; nil for none.
 	Stopping func()
 	// abandon: when ctx ends, the command is left alone.
@@ -88,22 +96,32 @@ type Result struct {
 	Signal   string // if a signal ended it, without "SIG"
 	Stdout   *Capture
 	Stderr   *Capture
-	// Err says what went wrong with the connection; nil otherwise.
+	// Err says what went wrong with the connection; nil otherwise. What it quotes
+	// of the device is short and printable. With a State
+	// of StateExited the exit was seen, and the last output may be missing.
 	Err error
 	// Refused: the device gave no channel or did not accept the command.
 	Refused bool
 }
 
-func (r *run) endedBy(x exit, state State) Result {
+// endedBy is the result of a command that ended by itself, and whose output
+// is whole or was cut short by the loss of the connection.
+func (r *run) endedBy(x exit, whole bool) Result {
+	result := Result{Outcome: Exited, Executed: Yes, State: StateExited}
 	if x.signal != "" {
-		return Result{Outcome: Signaled, Executed: Yes, State: state, Signal: x.signal}
+		result.Outcome = Signaled
 	}
-	return Result{Outcome: Exited, Executed: Yes, State: state, ExitCode: &x.code}
+	result.noteExit(x)
+	if !whole {
+		result.Outcome = ConnectionLost
+		result.Err = errors.New("it ended while the command's last output was on its way")
+	}
+	return result
 }
 
 // notSent is the result when no channel was had.
 func (r *run) notSent(ctx context.Context, err error) Result {
-	result := Result{Outcome: NotConnected, Executed: No, State: StateUnknown, Err: err}
+	result := Result{Outcome: NotConnected, Executed: No, State: StateUnknown, Err: brief(err)}
 	var refused *ssh.OpenChannelError
 	switch {
 	case errors.As(err, &refused):
@@ -122,17 +140,13 @@ func (r *run) notAccepted(err error) Result {
 	if errors.Is(err, ErrRefused) {
 		return Result{Outcome: NotConnected, Executed: No, State: StateUnknown, Err: err, Refused: true}
 	}
-	return Result{Outcome: ConnectionLost, Executed: Maybe, State: StateMayBeRunning, Err: err}
+	return Result{Outcome: ConnectionLost, Executed: Maybe, State: StateMayBeRunning, Err: brief(err)}
 }
 
 // lost is the result when the channel ended without an exit status.
-func (r *run) lost(unanswered bool) Result {
-	executed := Yes
-	if unanswered {
-		executed = Maybe
-	}
+func (r *run) lost() Result {
 	return Result{
-		Outcome: ConnectionLost, Executed: executed, State: StateMayBeRunning,
+		Outcome: ConnectionLost, Executed: Yes, State: StateMayBeRunning,
 		Err: errors.New("the connection ended before the command's exit status came"),
 	}
 }
@@ -142,4 +156,20 @@ func stopOutcome(ctx context.Context) Outcome {
 		return TimedOut
 	}
 	return Cancelled
+}
+
+// brief makes an error fit to be shown that may quote what a device said: an
+// agent reads it, and a refusal's text may be as long as a packet.
+func brief(err error) error {
+	const limit = 200
+	text := strings.Map(func(r rune) rune {
+		if r == unicode.ReplacementChar || !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, err.Error())
+	if len(text) > limit {
+		text = strings.ToValidUTF8(text[:limit], "") + "..."
+	}
+	return errors.New(text)
 }

@@ -31,7 +31,7 @@ const (
 func Run(ctx context.Context, client *ssh.Client, c Command) Result {
 	r := &run{
 		client: client, command: c, exit: make(chan exit, 1), stderr: newCapture(c.MaxOutput, c.spiller("stderr")),
-		stdout: &markerFilter{dst: newCapture(c.MaxOutput, c.spiller("stdout")), mark: newMarker(), done: !c.Posix},
+		stdout: newMarkerFilter(newCapture(c.MaxOutput, c.spiller("stdout")), c.Posix),
 	}
 	result := r.run(ctx)
 	result.Stdout, result.Stderr = r.stdout.dst, r.stderr
@@ -103,16 +103,20 @@ func (r *run) run(ctx context.Context) Result {
 			}
 			accepted = nil
 		case x := <-r.exit:
-			r.awaitOutput(ctx, drained)
-			return r.endedBy(x, StateExited)
+			return r.endedBy(x, r.awaitOutput(ctx, drained))
 		case <-ended:
 			select {
 			case x := <-r.exit:
-				r.awaitOutput(ctx, drained)
-				return r.endedBy(x, StateExited)
+				return r.endedBy(x, r.awaitOutput(ctx, drained))
 			default:
 			}
-			return r.lost(accepted != nil)
+			<-drained // what has come is all there, as nothing more does
+			if accepted != nil {
+				if err := <-accepted; err != nil { // nor does an answer that has not come yet
+					return r.notAccepted(err)
+				}
+			}
+			return r.lost()
 		case <-ctx.Done():
 			if r.command.abandon {
 				return Result{Outcome: stopOutcome(ctx), Executed: Maybe, State: StateMayBeRunning}
@@ -192,6 +196,9 @@ func (r *run) exec() error {
 	if r.command.Posix {
 		text = r.stdout.mark.before(text)
 	}
+	if r.command.Setsid {
+		text = inSession(text)
+	}
 	if r.command.Quote != nil {
 		text = r.command.Quote(text)
 	}
@@ -265,25 +272,47 @@ func (r *run) copyOutput(drained chan<- struct{}) {
 	<-done
 }
 
-// awaitOutput waits for what the command wrote before it exited, until ctx
-// ends.
-func (r *run) awaitOutput(ctx context.Context, drained <-chan struct{}) {
+// awaitOutput waits for what the command wrote before it exited: sshd tells of
+// the exit as soon as it sees it, before it has read the last of the output.
+// whole is false if the connection was lost before all of that came.
+func (r *run) awaitOutput(ctx context.Context, drained <-chan struct{}) (whole bool) {
 	timer := time.NewTimer(lingerAfterExit)
 	defer timer.Stop()
 	for before := r.total(); ; {
 		select {
 		case <-drained:
-			return
+			return r.command.Lost == nil || !r.command.Lost()
 		case <-ctx.Done():
-			return // what was left behind goes on writing
+			return true // what was left behind goes on writing
 		case <-timer.C:
+		}
+		// Silence is that of a process that was left behind with the pipe, or
+		// that of a line that stalls. Only the first one answers.
+		if r.total() == before && !r.answers(ctx) {
+			return false
 		}
 		now := r.total()
 		if now == before {
-			return // a process that was left behind holds the pipe, and is silent
+			return true
 		}
 		before = now
 		timer.Reset(lingerAfterExit)
+	}
+}
+
+// answers says whether the device answers on the connection, which it does
+// after all that it sent before.
+func (r *run) answers(ctx context.Context) bool {
+	answer := make(chan error, 1)
+	go func() { // ends with the connection at the latest
+		_, _, err := r.client.SendRequest("keepalive@openssh.com", true, nil)
+		answer <- err
+	}()
+	select {
+	case err := <-answer:
+		return err == nil
+	case <-ctx.Done():
+		return false
 	}
 }
 

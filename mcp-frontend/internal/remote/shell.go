@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"regexp"
+	"strings"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -58,4 +59,34 @@ func ProbeShell(ctx context.Context, client *ssh.Client) (Shell, error) {
 		}
 	}
 	return Other, nil
+}
+
+// LeadsGroups says whether the server is one that gives each command a process
+// group of its own, which OpenSSH's does. Others are asked: see ProbeSetsid.
+func LeadsGroups(client *ssh.Client) bool {
+	return strings.HasPrefix(string(client.ServerVersion()), "SSH-2.0-OpenSSH")
+}
+
+// ProbeSetsid finds out whether commands of a POSIX login shell need setsid(1)
+// to have a process group of their own, and the device has it. dropbear runs
+// them in the group of its own connection, which nobody may signal. Its error
+// is ctx's, or says that the connection was lost or refused a channel.
+func ProbeSetsid(ctx context.Context, client *ssh.Client) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	r := Run(ctx, client, Command{
+		Text:      "kill -0 -$$ 2>/dev/null || { command -v setsid >/dev/null && echo needs setsid; }",
+		MaxOutput: probeOutput, abandon: true,
+	})
+	if r.Outcome != Exited && r.Err == nil {
+		r.Err = errors.New("the device's shell did not answer")
+	}
+	return strings.Contains(string(r.Stdout.Bytes()), "needs setsid"), r.Err
+}
+
+// inSession has the login shell become setsid(1) and that one a shell again,
+// which runs text as the server's would: the pid and the streams stay, and so
+// do the exit status and the signal that the server reports.
+func inSession(text string) string {
+	return `exec setsid "${SHELL:-sh}" -c '` + strings.ReplaceAll(text, "'", `'\''`) + "'"
 }

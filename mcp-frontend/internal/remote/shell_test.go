@@ -2,7 +2,6 @@ package remote
 
 import (
 	"context"
-	"strconv"
 	"testing"
 
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/policy"
@@ -84,25 +83,4 @@ func TestProbeOfNoShell(t *testing.T) {
 	if got, err := ProbeShell(bounded(t), client); err == nil || got != "" {
 		t.Errorf("got %q without a connection", got)
 	}
-}
-
-// Dropbear is what routers and small boards have.
-func TestDropbear(t *testing.T) {
-	t.Parallel()
-	client, _ := sshdtest.Dropbear(t)
-	if client == nil {
-		return
-	}
-	mustExit(t, posix(t, client, "echo out; echo err >&2; exit 9"), 9, "out\n", "err\n")
-	if kind, err := ProbeShell(bounded(t), client); err != nil || kind != Posix {
-		t.Errorf("got %q, %v", kind, err)
-	}
-	m := newMarked(t)
-	r, left := stopped(t, client, Command{Text: "sleep " + string(m) + " | sleep " + string(m), Posix: true}, m, 3, context.DeadlineExceeded)
-	// Its commands have no process group of their own, so only the shell is
-	// sure to end; what matters is that nothing else is claimed.
-	if r.Outcome != TimedOut || r.State != StateMayBeRunning && len(left) > 0 {
-		t.Errorf("got %s, %v left", say(r), left)
-	}
-	mustExit(t, posix(t, client, "echo "+strconv.Itoa(7)), 0, "7\n", "")
 }

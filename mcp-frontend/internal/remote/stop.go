@@ -103,7 +103,7 @@ func (result *Result) noteExit(x exit) {
 // group finds the process group of the command, 0 if it is not known. Its
 // shell leads the group, also where another login shell has become sh.
 func (r *run) group(ctx context.Context) int {
-	pid := r.stdout.found()
+	pid := r.stdout.await(ctx, termGrace) // a command that has just begun may not have said it yet
 	if pid != 0 && r.ask(ctx, killGroup("0", pid)) == groupAlive {
 		return pid
 	}

@@ -30,6 +30,7 @@ func stopped(t *testing.T, client *ssh.Client, c Command, m marked, processes in
 	answer := make(chan Result)
 	go func() { answer <- Run(ctx, client, c) }()
 	m.running(t, processes)
+	("^sleep " + m).running(t, 1) // not only its shell, so what comes before has been said
 	cancel(cause)
 	r := <-answer
 	return r, m.pids(t)
@@ -44,6 +45,14 @@ func TestStop(t *testing.T) {
 	if sshdtest.Logins(t)[0] != "root" {
 		sshdtest.Output(t, "chmod", "755", filepath.Dir(filepath.Dir(deaf)))
 	}
+	for _, login := range sshdtest.Logins(t) {
+		stopsEverything(t, login+"/", func(t *testing.T) *ssh.Client { t.Helper(); return s.Client(t, login) }, deaf, false)
+	}
+}
+
+// stopsEverything stops commands of several kinds, each in a parallel test.
+func stopsEverything(t *testing.T, prefix string, connect func(*testing.T) *ssh.Client, deaf string, setsid bool) {
+	t.Helper()
 	for name, c := range map[string]struct {
 		text      string
 		processes int
@@ -56,23 +65,22 @@ func TestStop(t *testing.T) {
 		"forking":       {"echo begun; (sleep %[1]s & sleep %[1]s &) ; sleep %[1]s", 3, context.DeadlineExceeded},
 		"shell is gone": {"echo begun; (sleep %[1]s &) ; exec sleep %[1]s", 1, context.Canceled},
 	} {
-		for _, login := range sshdtest.Logins(t) {
-			t.Run(name+"/"+login, func(t *testing.T) {
-				t.Parallel()
-				m := newMarked(t)
-				r, left := stopped(t, s.Client(t, login), Command{Text: fmt.Sprintf(c.text, m), Posix: true}, m, c.processes, c.cause)
-				want := Cancelled
-				if errors.Is(c.cause, context.DeadlineExceeded) {
-					want = TimedOut
-				}
-				if r.Outcome != want || r.Executed != Yes || r.State != StateStopped || string(r.Stdout.Bytes()) != "begun\n" {
-					t.Errorf("got %s", say(r))
-				}
-				if len(left) > 0 {
-					t.Errorf("%v are left", left)
-				}
-			})
-		}
+		t.Run(prefix+name, func(t *testing.T) {
+			t.Parallel()
+			m := newMarked(t)
+			command := Command{Text: fmt.Sprintf(c.text, m), Posix: true, Setsid: setsid}
+			r, left := stopped(t, connect(t), command, m, c.processes, c.cause)
+			want := Cancelled
+			if errors.Is(c.cause, context.DeadlineExceeded) {
+				want = TimedOut
+			}
+			if r.Outcome != want || r.Executed != Yes || r.State != StateStopped || string(r.Stdout.Bytes()) != "begun\n" {
+				t.Errorf("got %s", say(r))
+			}
+			if len(left) > 0 {
+				t.Errorf("%v are left", left)
+			}
+		})
 	}
 }
 

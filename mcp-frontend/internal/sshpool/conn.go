@@ -27,10 +27,15 @@ type conn struct {
 	spare    chan struct{}       // the one channel beside them, for stopping runs
 	ended    chan struct{}       // closed when the connection has ended
 
+	settling sync.WaitGroup // the goroutine of settle
+
 	mu       sync.Mutex // guards all below
 	leases   int
 	released time.Time // when the last lease was given back, or the connection made
 	retired  bool      // takes no more leases, and closes with the last one
+	closed   []func()  // what becomes free once the device has forgotten closed channels
+	asking   bool      // settle's goroutine runs
+	over     bool      // it may not be started any more
 }
 
 func newConn(client *ssh.Client, m *meter, tunnelID string, maxSessions int) *conn {
@@ -57,8 +62,11 @@ func (c *conn) acquire(ctx context.Context, channels int64) (ok bool, err error)
 	return true, nil
 }
 
+// release gives a lease back whose channels have closed.
 func (c *conn) release(channels int64) {
-	c.channels.Release(channels)
+	if channels > 0 {
+		c.settle(func() { c.channels.Release(channels) })
+	}
 	c.mu.Lock()
 	c.leases--
 	c.released = time.Now()
@@ -66,6 +74,44 @@ func (c *conn) release(channels int64) {
 	c.mu.Unlock()
 	if idle {
 		_ = c.client.Close()
+	}
+}
+
+// settle calls free once the device no longer counts a channel that has just
+// been closed. sshd forgets closed channels between two batches of packets: of
+// one that is closed and one that is opened in the same batch it counts both,
+// and refuses the second beyond its MaxSessions. An answer to what was sent
+// after the close proves that the batch is over.
+func (c *conn) settle(free func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over {
+		free()
+		return
+	}
+	c.closed = append(c.closed, free)
+	if !c.asking {
+		c.asking = true
+		c.settling.Go(c.settleAll)
+	}
+}
+
+// settleAll settles what there is, all that has come together by one request.
+func (c *conn) settleAll() {
+	for {
+		c.mu.Lock()
+		closed := c.closed
+		c.closed = nil
+		c.asking = len(closed) > 0
+		c.mu.Unlock()
+		if len(closed) == 0 {
+			return
+		}
+		// It waits for the answer, as long as the connection lives.
+		_, _, _ = c.client.SendRequest("keepalive@openssh.com", true, nil)
+		for _, free := range closed {
+			free()
+		}
 	}
 }
 
@@ -120,12 +166,17 @@ func (c *conn) watch(ctx context.Context, interval, idle time.Duration) (why str
 		_ = c.client.Close()
 		<-waited
 		close(c.ended)
+		c.mu.Lock()
+		c.over = true
+		c.mu.Unlock()
+		c.settling.Wait()
 	}()
 	var asking sync.WaitGroup
 	defer asking.Wait()
 	defer func() { _ = c.client.Close() }()
 	var asked atomic.Bool
-	tick := time.NewTicker(min(interval, idle) / 4)
+	every := min(interval, idle) / 4
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		select {
@@ -136,7 +187,7 @@ func (c *conn) watch(ctx context.Context, interval, idle time.Duration) (why str
 		case <-tick.C:
 		}
 		silent := c.net.silentFor()
-		if silent >= interval*aliveCount {
+		if silent+every > interval*aliveCount { // the next look would be too late
 			return "the device was silent"
 		}
 		if c.retireIdle(idle) {
@@ -152,10 +203,11 @@ func (c *conn) watch(ctx context.Context, interval, idle time.Duration) (why str
 	}
 }
 
-// meter notes when the device was heard last.
+// meter notes when the device was heard last, and when it is over.
 type meter struct {
 	net.Conn
 	lastRead atomic.Int64 // Unix nanoseconds
+	over     atomic.Bool  // set before the SSH library learns of it
 }
 
 func newMeter(nc net.Conn) *meter {
@@ -169,7 +221,15 @@ func (m *meter) Read(p []byte) (int, error) {
 	if n > 0 {
 		m.lastRead.Store(time.Now().UnixNano())
 	}
+	if err != nil {
+		m.over.Store(true)
+	}
 	return n, err
+}
+
+func (m *meter) Close() error {
+	m.over.Store(true) // the library closes what it can no longer read, such as after a disconnect message
+	return m.Conn.Close()
 }
 
 func (m *meter) silentFor() time.Duration { return time.Since(time.Unix(0, m.lastRead.Load())) }

@@ -142,12 +142,16 @@ type Lease struct {
 // Release gives the lease back. The connection stays for the next caller.
 func (l *Lease) Release() { l.conn.release(l.channels) }
 
+// Lost says whether the connection has ended. Once a channel has ended for
+// that reason, it says so.
+func (l *Lease) Lost() bool { return l.conn.net.over.Load() }
+
 // Spare waits for the one channel that a connection has beside its leases, so
 // that a run can be stopped while all others go on. Call release.
 func (l *Lease) Spare(ctx context.Context) (release func(), err error) {
 	select {
 	case l.conn.spare <- struct{}{}:
-		return func() { <-l.conn.spare }, nil
+		return func() { l.conn.settle(func() { <-l.conn.spare }) }, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
