@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/approvals"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/connections"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/mcpserve"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/mcptools"
@@ -30,12 +31,13 @@ import (
 type gatewayFlags struct {
 	deviceFlags
 	program.Log
-	AuditLog     string       `placeholder:"FILE" help:"Audit trail (default audit.jsonl beside connections.json)."`
-	AuditMaxSize program.Size `default:"64MiB" help:"Size at which the audit trail is rotated."`
-	AuditKeep    int          `default:"10" help:"Rotated audit files that are kept."`
-	TransferDir  string       `placeholder:"DIR" help:"Where file transfers read and write (default transfers beside connections.json; no tool uses it yet)."`
-	StateDir     string       `placeholder:"DIR" help:"Long outputs, for an hour (default state beside connections.json)."`
-	KeysDir      string       `placeholder:"DIR" help:"Client keys; gateway.key is made at first start (default keys beside connections.json)."`
+	AuditLog     string        `placeholder:"FILE" help:"Audit trail (default audit.jsonl beside connections.json)."`
+	AuditMaxSize program.Size  `default:"64MiB" help:"Size at which the audit trail is rotated."`
+	AuditKeep    int           `default:"10" help:"Rotated audit files that are kept."`
+	TransferDir  string        `placeholder:"DIR" help:"Where file transfers read and write (default transfers beside connections.json; no tool uses it yet)."`
+	ApprovalTTL  time.Duration `name:"approval-ttl" default:"15m" help:"How long a request waits for a human, and a human's yes for its use."`
+	StateDir     string        `placeholder:"DIR" help:"Long outputs, for an hour (default state beside connections.json)."`
+	KeysDir      string        `placeholder:"DIR" help:"Client keys; gateway.key is made at first start (default keys beside connections.json)."`
 }
 
 // rules are how the calls to one device are judged and bounded.
@@ -52,8 +54,11 @@ type gateway struct {
 	tunnels *tunnels.Directory // nil without an acceptor
 	pool    *sshpool.Pool
 	mcp     *mcpserve.Server
+	waiting *approvals.Store
 	rules   atomic.Pointer[map[string]rules]
 	hangup  chan os.Signal // SIGHUP asks for a reload
+	// operator says whether there is an operator's socket; set before serving.
+	operator bool
 }
 
 // open reads everything and binds nothing. Close the gateway.
@@ -111,8 +116,15 @@ func (g *gateway) serveTools() error {
 	if err != nil {
 		return err
 	}
+	g.waiting, err = approvals.New(approvals.Config{TTL: g.flags.ApprovalTTL, Log: g.log, Record: func(r audit.Record) error {
+		_, err := g.append(r)
+		return err
+	}})
+	if err != nil {
+		return err
+	}
 	server, err := mcptools.New(versionText(), mcptools.Config{
-		Pool: g.pool, Tunnels: g.tunnels, Outputs: kept,
+		Pool: g.pool, Tunnels: g.tunnels, Outputs: kept, Approvals: g.waiting, Operator: func() bool { return g.operator },
 		Policy: func(device string) *policy.Policy { return g.rulesOf(device).policy },
 		Limits: func(device string) mcptools.Limits { return g.rulesOf(device).limits },
 		Record: g.append,
@@ -125,7 +137,7 @@ func (g *gateway) serveTools() error {
 	if err != nil {
 		return err
 	}
-	g.mcp, err = mcpserve.New(mcpserve.Config{MCP: server, Log: g.log})
+	g.mcp, err = mcpserve.New(mcpserve.Config{MCP: server, Log: g.log, Ended: g.waiting.Ended})
 	return err
 }
 
@@ -138,7 +150,9 @@ func versionText() string {
 
 func callerOf(ctx context.Context) mcptools.Caller {
 	c := mcpserve.CallerFrom(ctx)
-	caller := mcptools.Caller{Session: c.Session, ClientName: c.ClientName, ClientVersion: c.ClientVersion}
+	caller := mcptools.Caller{
+		Session: c.Session, ClientName: c.ClientName, ClientVersion: c.ClientVersion, Elicitation: c.Elicitation, Modern: c.Modern,
+	}
 	if c.HasPeerUID {
 		caller.PeerUID = &c.PeerUID
 	}
@@ -238,13 +252,13 @@ func (g *gateway) close() {
 	}
 }
 
-// run serves until ctx ends or serve does, and follows the acceptor and
-// SIGHUP meanwhile.
-func (g *gateway) run(ctx context.Context, serve func(ctx context.Context) error) error {
+// run serves until ctx ends or a part of serve does, and follows the acceptor
+// and SIGHUP meanwhile.
+func (g *gateway) run(ctx context.Context, serve ...func(ctx context.Context) error) error {
 	if _, err := g.trail.Append(audit.Record{Event: "started"}); err != nil {
 		return err
 	}
-	parts := []func(context.Context) error{serve, g.watch}
+	parts := append(serve, g.watch, g.waiting.Run)
 	if g.tunnels != nil {
 		parts = append(parts, g.tunnels.Run)
 	}

@@ -66,6 +66,10 @@ type Config struct {
 	// file or the server's stop before they are cancelled. 0 means 2 s.
 	EOFGrace time.Duration
 
+	// Ended, if not nil, is told of each conversation that nothing more will be
+	// read from, by its Caller.Session. It is called concurrently.
+	Ended func(session string)
+
 	// WriteTimeout is how long a client may take to read 64 KiB before it is
 	// cut off. 0 means 30 s.
 	WriteTimeout time.Duration

@@ -23,6 +23,7 @@ import (
 	"github.com/mark3labs/mcp-go/server"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/approvals"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/outputs"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/policy"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/sshpool"
@@ -37,6 +38,10 @@ type Config struct {
 	Tunnels *tunnels.Directory
 	// Outputs keeps what is too long to be returned.
 	Outputs *outputs.Store
+	// Approvals holds what waits for a human's yes.
+	Approvals *approvals.Store
+	// Operator says whether an operator can decide what waits.
+	Operator func() bool
 	// Policy returns a device's policy; never nil.
 	Policy func(device string) *policy.Policy
 	// Limits returns what a device's policy allows a run at most.
@@ -56,6 +61,8 @@ type Caller struct {
 	Session                   string
 	ClientName, ClientVersion string
 	PeerUID                   *uint32
+	Elicitation               bool // the client can ask its user
+	Modern                    bool // of protocol 2026-07-28 or newer: it is asked by a result, not by a request
 }
 
 // Instructions are what the server tells a model about itself.
@@ -67,7 +74,7 @@ truncated output keeps head and tail: narrow the command with grep, head or tail
 // New returns an MCP server with all tools. It fails if a tool's definition is
 // not sound.
 func New(version string, cfg Config) (*server.MCPServer, error) {
-	if cfg.Pool == nil || cfg.Outputs == nil || cfg.Policy == nil || cfg.Limits == nil || cfg.Record == nil || cfg.Caller == nil || cfg.Log == nil {
+	if cfg.Pool == nil || cfg.Outputs == nil || cfg.Approvals == nil || cfg.Operator == nil || cfg.Policy == nil || cfg.Limits == nil || cfg.Record == nil || cfg.Caller == nil || cfg.Log == nil {
 		return nil, errors.New("mcptools: a part of the configuration is nil")
 	}
 	t := &tools{cfg: cfg}
@@ -80,6 +87,7 @@ func New(version string, cfg Config) (*server.MCPServer, error) {
 		server.WithCompletions(),
 		server.WithPromptCompletionProvider(completions{t}),
 		server.WithResourceCompletionProvider(completions{t}))
+	t.elicit = s.RequestElicitation
 	t.addResources(s)
 	addPrompts(s)
 	for _, tool := range []tool{
@@ -106,6 +114,8 @@ type tool struct {
 type tools struct {
 	cfg    Config
 	shells sync.Map // of login shells that were probed: loginKey to remote.Shell
+	// elicit asks the user of a client of the older protocol generation.
+	elicit func(context.Context, mcp.ElicitationRequest) (*mcp.ElicitationResult, error)
 }
 
 //go:embed tools/*.json
@@ -136,10 +146,11 @@ func define(name string) (definition, error) {
 }
 
 // result is what a tool answers: a value that is encoded as it is, and whether
-// it is an error.
+// it is an error; or a question to the client, which calls again with the answer.
 type result struct {
-	value   any
-	isError bool
+	value    any
+	isError  bool
+	question *mcp.CallToolResult
 }
 
 // with decodes arguments, which have been validated, for call.
@@ -181,7 +192,11 @@ func (t *tools) add(s *server.MCPServer, tl tool) error {
 		if problem != "" {
 			return t.encode(name, output, tl.refuse(ctx, raw, problem)), nil
 		}
-		return t.encode(name, output, tl.call(ctx, raw)), nil
+		answer := tl.call(withAnswer(ctx, request.Params.MultiRoundTripParams), raw)
+		if answer.question != nil {
+			return answer.question, nil
+		}
+		return t.encode(name, output, answer), nil
 	})
 	return nil
 }

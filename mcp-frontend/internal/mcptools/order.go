@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/approvals"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/policy"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/remote"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/proto/audit"
@@ -25,6 +26,8 @@ type order struct {
 	text    string // what is sent, once it is judged
 	shell   remote.Shell
 	record  audit.Record // what every record of this order says
+	by      approvals.Requester
+	granted *approvals.Approval // a human's yes, if the policy asks for one and it was given
 }
 
 // judge is how a tool asks the policy about a command.
@@ -32,6 +35,7 @@ type judge func(p *policy.Policy, command string) policy.Verdict
 
 func (t *tools) newOrder(ctx context.Context, tool string, ask judge, device, command, cwd string) order {
 	o := order{tools: t, began: time.Now(), ask: ask, device: device, command: command, cwd: cwd, record: t.record(ctx, "")}
+	o.by = t.requester(ctx)
 	o.record.Tool = tool
 	o.record.Device, o.record.Command, o.record.Cwd = clip(device), clip(command), clip(cwd)
 	return o
@@ -54,10 +58,11 @@ func (o *order) judge() *toolError {
 		o.record.Command = o.text
 		return nil
 	case policy.Approve:
-		return &toolError{
-			Code: "APPROVAL_REQUIRED", Message: o.verdict.Reason, Stage: "policy",
-			Hint: "this gateway cannot ask a human yet: tell the operator what you want to run and why", FixBy: byOperator,
+		if o.approved() {
+			return nil
 		}
+		o.record.Command = clip(o.text)
+		return o.approvalRequired()
 	default:
 		return denied(o.verdict)
 	}
@@ -72,7 +77,7 @@ func (o *order) decision() policyResult {
 	if o.judged == nil {
 		return policyResult{Decision: "none", Rule: "not judged"}
 	}
-	return policyResult{Decision: string(o.verdict.Decision), Rule: o.verdict.Rule}
+	return policyResult{Decision: string(o.verdict.Decision), Rule: o.verdict.Rule, ApprovalID: o.record.ApprovalID}
 }
 
 // note records a step that no act waits for.

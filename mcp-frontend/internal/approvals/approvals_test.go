@@ -1,0 +1,419 @@
+package approvals_test
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/approvals"
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/proto/audit"
+)
+
+const ttl = 10 * time.Minute
+
+// trail keeps the events of a store, and may be told to fail.
+type trail struct {
+	mu      sync.Mutex // guards what follows
+	records []audit.Record
+	full    bool
+}
+
+func (tr *trail) record(r audit.Record) error {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	if tr.full {
+		return errors.New("no space left on device")
+	}
+	tr.records = append(tr.records, r)
+	return nil
+}
+
+func (tr *trail) events() (events []string) {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	for _, r := range tr.records {
+		events = append(events, strings.TrimPrefix(r.Event, "approval_"))
+	}
+	return events
+}
+
+func newStore(t *testing.T) (*approvals.Store, *trail) {
+	t.Helper()
+	tr := new(trail)
+	s, err := approvals.New(approvals.Config{TTL: ttl, Record: tr.record, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, tr
+}
+
+// by is a request of a conversation for a command.
+func by(session, command string) approvals.Request {
+	uid := uint32(1000)
+	return approvals.Request{
+		Act:       approvals.Act{Device: "edge-vm-1", Tool: "ssh_run", Command: command, StdinBytes: 2, StdinSHA256: "ab"},
+		Requester: approvals.Requester{Session: session, PeerUID: &uid, ClientName: "agent", ClientVersion: "1"},
+		Rule:      `approve: "reboot"`,
+	}
+}
+
+func mustAsk(t *testing.T, s *approvals.Store, via approvals.Via, r approvals.Request) approvals.Approval {
+	t.Helper()
+	a, err := s.Ask(via, r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func mustGrant(t *testing.T, s *approvals.Store, a approvals.Approval) {
+	t.Helper()
+	if _, err := s.Decide(a.ID, a.Via, true, "operator uid 0", ""); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What an operator approved is used once, and every step is on record.
+func TestApprovedOnce(t *testing.T) {
+	t.Parallel()
+	s, tr := newStore(t)
+	r := by("s1", "reboot")
+	a := mustAsk(t, s, approvals.ViaOperator, r)
+	if again := mustAsk(t, s, approvals.ViaOperator, r); again.ID != a.ID {
+		t.Errorf("asking again: got %s, want the same %s", again.ID, a.ID)
+	}
+	if err := s.Redeem(a.ID, r); !errors.Is(err, approvals.ErrUnknown) {
+		t.Errorf("before the yes: got %v, want ErrUnknown", err)
+	}
+	if w := s.Waiting(); len(w) != 1 || w[0].ID != a.ID {
+		t.Errorf("waiting: got %v, want %s", w, a.ID)
+	}
+	typed := strings.ReplaceAll(strings.ToUpper(a.ID), "-", "") // as a human may type it
+	if _, err := s.Decide(typed, approvals.ViaOperator, true, "operator uid 0", ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Decide(a.ID, approvals.ViaOperator, true, "operator uid 0", ""); !errors.Is(err, approvals.ErrDecided) {
+		t.Errorf("a second yes: got %v, want ErrDecided", err)
+	}
+	var wins sync.WaitGroup
+	won := make(chan error, 8)
+	for range cap(won) {
+		wins.Go(func() { won <- s.Redeem(a.ID, r) })
+	}
+	wins.Wait()
+	used := 0
+	for range cap(won) {
+		if err := <-won; err == nil {
+			used++
+		} else if !errors.Is(err, approvals.ErrUnknown) {
+			t.Errorf("redeeming at once: got %v, want ErrUnknown", err)
+		}
+	}
+	if used != 1 {
+		t.Errorf("used %d times, want once", used)
+	}
+	if got, want := tr.events(), []string{"requested", "granted", "redeemed"}; !slices.Equal(got, want) {
+		t.Errorf("recorded %v, want %v", got, want)
+	}
+	for _, rec := range tr.records {
+		if rec.ApprovalID != a.ID || rec.Command != "reboot" || rec.Device != "edge-vm-1" || rec.Session != "s1" || rec.Client.Name != "agent" || rec.StdinSHA256 != "ab" {
+			t.Errorf("recorded %+v", rec)
+		}
+		if rec.Event != "approval_requested" && rec.DecidedBy != "operator uid 0" {
+			t.Errorf("%s says it was decided by %q", rec.Event, rec.DecidedBy)
+		}
+	}
+}
+
+// An approval is for what was shown and for who asked; all else is refused and
+// uses nothing up.
+func TestBoundToActAndRequester(t *testing.T) {
+	t.Parallel()
+	s, _ := newStore(t)
+	r := by("s1", "reboot")
+	a := mustAsk(t, s, approvals.ViaOperator, r)
+	mustGrant(t, s, a)
+	other := uint32(1001)
+	for name, c := range map[string]struct {
+		change func(*approvals.Request)
+		want   error
+	}{
+		"device":    {func(r *approvals.Request) { r.Device = "edge-vm-2" }, approvals.ErrOther},
+		"tool":      {func(r *approvals.Request) { r.Tool = "ssh_job_start" }, approvals.ErrOther},
+		"command":   {func(r *approvals.Request) { r.Command = "poweroff" }, approvals.ErrOther},
+		"cwd":       {func(r *approvals.Request) { r.Cwd = "/tmp" }, approvals.ErrOther},
+		"stdin":     {func(r *approvals.Request) { r.StdinSHA256 = "cd" }, approvals.ErrOther},
+		"no stdin":  {func(r *approvals.Request) { r.StdinBytes, r.StdinSHA256 = 0, "" }, approvals.ErrOther},
+		"session":   {func(r *approvals.Request) { r.Session = "s2" }, approvals.ErrRequester},
+		"other uid": {func(r *approvals.Request) { r.Session, r.PeerUID = "s2", &other }, approvals.ErrRequester},
+	} {
+		changed := r
+		c.change(&changed)
+		if err := s.Redeem(a.ID, changed); !errors.Is(err, c.want) {
+			t.Errorf("another %s: got %v, want %v", name, err, c.want)
+		}
+	}
+	if err := s.Redeem(a.ID, r); err != nil {
+		t.Errorf("the one who asked: got %v", err)
+	}
+}
+
+// A client that restarts gets what its ended conversation asked for; one of
+// another name or uid does not, nor does any while that conversation goes on.
+func TestHeirOfAnEndedConversation(t *testing.T) {
+	t.Parallel()
+	s, _ := newStore(t)
+	a := mustAsk(t, s, approvals.ViaOperator, by("s1", "reboot"))
+	mustGrant(t, s, a)
+	heir := by("s2", "reboot")
+	if _, err := s.Find(a.ID, heir); !errors.Is(err, approvals.ErrRequester) {
+		t.Errorf("while the first is there: got %v, want ErrRequester", err)
+	}
+	s.Ended("s1")
+	stranger, foreign := heir, heir
+	stranger.ClientName, foreign.PeerUID = "another", nil
+	for name, r := range map[string]approvals.Request{"another name": stranger, "another uid": foreign} {
+		if _, err := s.Find(a.ID, r); !errors.Is(err, approvals.ErrRequester) {
+			t.Errorf("%s: got %v, want ErrRequester", name, err)
+		}
+	}
+	if err := s.Redeem(a.ID, heir); err != nil {
+		t.Errorf("the restarted client: got %v", err)
+	}
+}
+
+// A no stays a no while it is remembered, and takes back what was not used.
+func TestDenied(t *testing.T) {
+	t.Parallel()
+	s, tr := newStore(t)
+	r := by("s1", "reboot")
+	a := mustAsk(t, s, approvals.ViaOperator, r)
+	mustGrant(t, s, a)
+	if _, err := s.Decide(a.ID, approvals.ViaOperator, false, "operator uid 0", "not at night"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Redeem(a.ID, r); !errors.Is(err, approvals.ErrUnknown) {
+		t.Errorf("using what was taken back: got %v, want ErrUnknown", err)
+	}
+	if again := mustAsk(t, s, approvals.ViaOperator, r); again.State != approvals.Denied || again.Reason != "not at night" {
+		t.Errorf("asking again: got %+v, want the no", again)
+	}
+	if got, want := tr.events(), []string{"requested", "granted", "denied"}; !slices.Equal(got, want) {
+		t.Errorf("recorded %v, want %v", got, want)
+	}
+	if len(s.Waiting()) != 0 {
+		t.Error("it still waits")
+	}
+}
+
+// sleep is for synctest, where nobody waits in earnest.
+func sleep(d time.Duration) { <-time.After(d) }
+
+// Time ends what waits, what was granted and what was denied. The trail says so
+// when it happens.
+func TestExpires(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s, tr := newStore(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- s.Run(ctx) }()
+
+		waits, granted := by("s1", "reboot"), by("s1", "poweroff")
+		mustAsk(t, s, approvals.ViaOperator, waits)
+		g := mustAsk(t, s, approvals.ViaOperator, granted)
+		q := mustAsk(t, s, approvals.ViaClient, waits)
+		state := s.Seal(q.ID)
+		sleep(ttl - time.Second)
+		mustGrant(t, s, g)
+		if _, err := s.Unseal(state, waits); !errors.Is(err, approvals.ErrUnknown) {
+			t.Errorf("an answer after %s: got %v, want ErrUnknown", ttl, err)
+		}
+		sleep(2 * time.Second)
+		if n := len(s.Waiting()); n != 0 {
+			t.Errorf("%d still wait", n)
+		}
+		if _, err := s.Find(g.ID, granted); err != nil {
+			t.Errorf("granted 2 s ago: got %v", err)
+		}
+		sleep(ttl)
+		if err := s.Redeem(g.ID, granted); !errors.Is(err, approvals.ErrUnknown) {
+			t.Errorf("granted long ago: got %v, want ErrUnknown", err)
+		}
+		synctest.Wait()
+		if got, want := tr.events(), []string{"requested", "requested", "requested", "expired", "granted", "expired", "expired"}; !slices.Equal(got, want) {
+			t.Errorf("recorded %v, want %v", got, want)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: got %v, want nil", err)
+		}
+	})
+}
+
+// A sealed state counts once, unaltered, in the conversation and for the call
+// that it was made for, in the process that made it.
+func TestSealedState(t *testing.T) {
+	t.Parallel()
+	s, _ := newStore(t)
+	another, _ := newStore(t)
+	r := by("s1", "reboot")
+	a := mustAsk(t, s, approvals.ViaClient, r)
+	state := s.Seal(a.ID)
+	if strings.Contains(state, "reboot") {
+		t.Error("the state shows what it is for")
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged := []string{"", "x", state + "A", state[1:], strings.ToUpper(state), another.Seal(mustAsk(t, another, approvals.ViaClient, r).ID)}
+	for i := range raw { // every single byte counts
+		altered := slices.Clone(raw)
+		altered[i] ^= 1
+		forged = append(forged, base64.RawURLEncoding.EncodeToString(altered))
+	}
+	last := state[:len(state)-1]
+	for _, c := range "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_" { // nor is there another way to write it
+		if alias := last + string(c); alias != state {
+			forged = append(forged, alias)
+		}
+	}
+	for _, f := range forged {
+		if _, err := s.Unseal(f, r); !errors.Is(err, approvals.ErrForged) {
+			t.Errorf("state %q: got %v, want ErrForged", f, err)
+		}
+	}
+	for name, other := range map[string]approvals.Request{"another conversation": by("s2", "reboot"), "another command": by("s1", "poweroff")} {
+		if _, err := s.Unseal(state, other); !errors.Is(err, approvals.ErrForged) {
+			t.Errorf("%s: got %v, want ErrForged", name, err)
+		}
+	}
+	s.Ended("s1") // no heir: the question was put to that conversation
+	if _, err := s.Unseal(state, by("s2", "reboot")); !errors.Is(err, approvals.ErrForged) {
+		t.Errorf("a later conversation: got %v, want ErrForged", err)
+	}
+	if got, err := s.Unseal(state, r); err != nil || got.ID != a.ID {
+		t.Fatalf("the right one: got %v, %v", got, err)
+	}
+	mustGrant(t, s, a)
+	if _, err := s.Unseal(state, r); !errors.Is(err, approvals.ErrUnknown) {
+		t.Errorf("a replay: got %v, want ErrUnknown", err)
+	}
+	// An operator's approval is no question, and a client's is not for operators.
+	o := mustAsk(t, s, approvals.ViaOperator, r)
+	if _, err := s.Unseal(s.Seal(o.ID), r); !errors.Is(err, approvals.ErrUnknown) {
+		t.Errorf("the state of an operator's approval: got %v, want ErrUnknown", err)
+	}
+	q := mustAsk(t, s, approvals.ViaClient, by("s1", "halt"))
+	if _, err := s.Decide(q.ID, approvals.ViaOperator, true, "operator uid 0", ""); !errors.Is(err, approvals.ErrUnknown) {
+		t.Errorf("an operator's yes to a client's question: got %v, want ErrUnknown", err)
+	}
+	if _, err := s.Decide(o.ID, approvals.ViaClient, true, "client session s1", ""); !errors.Is(err, approvals.ErrUnknown) {
+		t.Errorf("a client's yes for an operator: got %v, want ErrUnknown", err)
+	}
+}
+
+// A hostile agent fills neither the operator's list nor the memory, and others
+// still find a place.
+func TestFlood(t *testing.T) {
+	t.Parallel()
+	s, _ := newStore(t)
+	ask := func(session, name string, n int) error {
+		r := by(session, fmt.Sprint("reboot ", n))
+		r.ClientName = name
+		_, err := s.Ask(approvals.ViaOperator, r)
+		return err
+	}
+	taken := 0
+	for n := range 1000 {
+		switch err := ask("s1", "agent", n); {
+		case err == nil:
+			taken++
+		case !errors.Is(err, approvals.ErrTooMany):
+			t.Fatal(err)
+		}
+	}
+	if taken != 8 || len(s.Waiting()) != 8 {
+		t.Errorf("one client has %d requests, %d wait; want 8", taken, len(s.Waiting()))
+	}
+	s.Ended("s1")
+	if err := ask("s2", "agent", 5000); !errors.Is(err, approvals.ErrTooMany) {
+		t.Errorf("the same client under a new session: got %v, want ErrTooMany", err)
+	}
+	for n := range 1000 { // one that comes back under ever new names
+		session := fmt.Sprint("flood", n)
+		if err := ask(session, session, n); err != nil {
+			t.Fatalf("client %d: %v", n, err)
+		}
+		s.Ended(session)
+	}
+	if n := len(s.Waiting()); n != 64 {
+		t.Errorf("%d wait, want 64", n)
+	}
+	if err := ask("honest", "honest", 1); err != nil {
+		t.Errorf("another client: %v", err)
+	}
+}
+
+// Without a record nothing is asked, granted or used, and nothing is lost.
+func TestUnrecorded(t *testing.T) {
+	t.Parallel()
+	s, tr := newStore(t)
+	r := by("s1", "reboot")
+	tr.full = true
+	if _, err := s.Ask(approvals.ViaOperator, r); !errors.Is(err, approvals.ErrUnrecorded) || len(s.Waiting()) != 0 {
+		t.Errorf("asking: got %v and %d that wait", err, len(s.Waiting()))
+	}
+	tr.full = false
+	a := mustAsk(t, s, approvals.ViaOperator, r)
+	tr.full = true
+	if _, err := s.Decide(a.ID, approvals.ViaOperator, true, "operator uid 0", ""); !errors.Is(err, approvals.ErrUnrecorded) {
+		t.Errorf("granting: got %v", err)
+	}
+	if found, err := s.Find(a.ID, r); err != nil || found.State != approvals.Pending {
+		t.Errorf("afterwards: got %v, %v, want pending", found.State, err)
+	}
+	tr.full = false
+	mustGrant(t, s, a)
+	tr.full = true
+	if err := s.Redeem(a.ID, r); !errors.Is(err, approvals.ErrUnrecorded) {
+		t.Errorf("using: got %v", err)
+	}
+	tr.full = false
+	if err := s.Redeem(a.ID, r); err != nil {
+		t.Errorf("using it later: %v", err)
+	}
+}
+
+// What an agent wrote cannot steer the terminal of who decides, hide a part of
+// itself, or pose as another line.
+func TestLinesAreSafeToShow(t *testing.T) {
+	t.Parallel()
+	r := by("s1", "'rm' 'a\nasked by: the operator'\x1b[2K\u202e\u200b\u00a0\u2028\x7f'päckchen'")
+	r.ClientName = "x\"\n\x1b]0;owned\a"
+	a := approvals.Approval{ID: "0000-0000", Request: r}
+	want := `'rm' 'a\x0aasked by: the operator'\x1b[2K\u{202e}\u{200b}\u{a0}\u{2028}\x7f'päckchen'`
+	if got := a.Lines()[1]; got != [2]string{"command", want} {
+		t.Errorf("got %q, want %q", got[1], want)
+	}
+	for _, line := range a.Lines() {
+		if strings.ContainsAny(line[1], "\n\x1b\a") {
+			t.Errorf("%s: %q", line[0], line[1])
+		}
+	}
+	if got := approvals.Visible("a\xffb"); got != `a\xffb` {
+		t.Errorf("bad UTF-8: got %q", got)
+	}
+	if lines := strings.Count(a.Question(), "\n"); lines != 1+len(a.Lines()) {
+		t.Errorf("the question has %d line ends:\n%s", lines, a.Question())
+	}
+}
