@@ -49,7 +49,7 @@ func (c Client) ask(ctx context.Context, r request) ([]approvals.Approval, error
 		return nil, fmt.Errorf("no daemon serves operators on %s: %w", string(c), err)
 	}
 	defer func() { _ = conn.Close() }()
-	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(2 * patience)); err != nil {
 		return nil, err
 	}
 	if err := json.NewEncoder(conn).Encode(r); err != nil {
