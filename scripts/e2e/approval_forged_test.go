@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -126,16 +127,13 @@ func TestExpiredStates(t *testing.T) {
 	daemon := a.serve(t, "--approval-ttl", "1s")
 	f := newForger(t, a)
 	state := f.question()
-	time.Sleep(2500 * time.Millisecond) // states count whole seconds
-	f.result(f.call(accepting(state))).StructuredContent.refused(t, "HANDLE_EXPIRED")
 	eventually(t, soon, "the trail says that it expired", func() error {
-		for _, event := range a.events(t) {
-			if event == "expired" {
-				return nil
-			}
+		if events := a.events(t); !slices.Contains(events, "expired") {
+			return fmt.Errorf("recorded %v", events)
 		}
-		return fmt.Errorf("recorded %v", a.events(t))
+		return nil
 	})
+	f.result(f.call(accepting(state))).StructuredContent.refused(t, "HANDLE_EXPIRED")
 	state = f.question()
 	daemon.end()
 	a.serve(t)

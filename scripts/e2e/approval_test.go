@@ -171,7 +171,7 @@ func TestApprovalUnusableAnswers(t *testing.T) {
 			client := connectWith(t, a.frontend.command("stdio", "--approval-ttl", ttl), c.protocol, c.human.options())
 			a.asks(t, client).refused(t, c.code)
 			if c.human.think > 0 {
-				time.Sleep(c.human.think) // the older generation's answer comes now
+				<-time.After(c.human.think) // the older generation's answer comes now
 			}
 			client.run(t, directDevice, "echo the server still serves").exited(t, 0)
 			if n := a.runs(t); n != 0 {

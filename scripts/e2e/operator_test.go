@@ -5,9 +5,13 @@ import (
 	"fmt"
 	"os"
 	"os/user"
+	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+
+	"github.com/modelcontextprotocol/go-sdk/mcp"
 )
 
 // waiting is what `mcp-frontend approvals --json` lists.
@@ -198,6 +202,22 @@ func TestOperatorSocketOwner(t *testing.T) {
 		}
 	}
 
+	// Giving it to another uid takes root; a named socket that is in use refuses the start.
+	dir := shortDir(t)
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	serve := []string{"serve", "--connections", readableByOthers(t, a.connections), "--acceptor-dir", "", "--keys-dir", dir, "--state-dir", dir, "--audit-log", dir + "/audit", "--mcp-socket", dir + "/mcp.sock"}
+	for flags, want := range map[string]string{
+		"--operator-uid 0 --operator-socket " + dir + "/o.sock": "takes root",
+		"--operator-socket " + a.operatorSocket():               a.operatorSocket(),
+	} {
+		done := runCmd(t, asForeignUser(t, frontendProgram(), append(serve, strings.Fields(flags)...)...))
+		if done.code != 1 || !strings.Contains(done.stderr, want) {
+			t.Errorf("%s: exit code %d, stderr %q; want 1 and %q", flags, done.code, done.stderr, want)
+		}
+	}
+
 	foreign, err := user.Lookup(string(logins[0]))
 	if err != nil {
 		t.Fatal(err)
@@ -212,5 +232,59 @@ func TestOperatorSocketOwner(t *testing.T) {
 	done := runCmd(t, asForeignUser(t, frontendProgram(), "approve", id, "--operator-socket", b.operatorSocket()))
 	if done.code != 0 {
 		t.Errorf("the operator: exit code %d: %s", done.code, done.stderr)
+	}
+}
+
+// The default socket may be another daemon's: then nobody can say yes, and the
+// rest works.
+func TestOperatorSocketTaken(t *testing.T) {
+	t.Parallel()
+	a, b := newAsked(t, "any"), newAsked(t, "any")
+	for _, f := range []*asked{a, b} {
+		serve := f.frontend.command("serve")
+		serve.Args = slices.DeleteFunc(serve.Args, func(arg string) bool { return arg == "--operator-socket" || arg == f.operatorSocket() })
+		serve.Dir = filepath.Dir(a.mcpSocket)
+		startCmd(t, serve).waitReady(t)
+	}
+	if e := a.asks(t, a.attach(t)).refused(t, "APPROVAL_REQUIRED"); e.ApprovalID == "" {
+		t.Errorf("the first: got %+v, want an id", e)
+	}
+	c := b.attach(t)
+	if e := b.asks(t, c).refused(t, "APPROVAL_REQUIRED"); e.ApprovalID != "" {
+		t.Errorf("the second: got %+v, want no id", e)
+	}
+	c.mustWork(t, directDevice)
+}
+
+// A client's yes is for its call: if the device is out of reach, it is gone with it.
+func TestApprovalOfUnreachable(t *testing.T) {
+	t.Parallel()
+	for _, by := range []string{"client", "operator"} {
+		a := newAsked(t, by)
+		port := a.entries[0]["port"]
+		a.entries[0]["port"] = 1
+		a.entries[0]["retry"] = args{"max_attempts": 1, "cooldown_s": 1}
+		a.write(t)
+		daemon := a.serve(t)
+		yes := &human{result: mcp.ElicitResult{Action: "accept"}}
+		c := connectWith(t, a.frontend.command("attach"), newestProtocol, yes.options())
+		more := args{}
+		if by == "operator" {
+			more["approval_id"] = a.asks(t, c).refused(t, "APPROVAL_REQUIRED").ApprovalID
+			a.decides(t, 0, "approve", fmt.Sprint(more["approval_id"]))
+		}
+		a.asks(t, c, more).refused(t, "DIAL_FAILED")
+		a.entries[0]["port"] = port
+		a.write(t)
+		daemon.signal(t, syscall.SIGHUP)
+		daemon.waitFor(t, "reloaded connections.json")
+		asked := yes.asked.Load()
+		a.asks(t, c, more).exited(t, 0)
+		if by == "client" && yes.asked.Load() != asked+1 {
+			t.Errorf("the client's user was not asked again")
+		}
+		if n := a.runs(t); n != 1 {
+			t.Errorf("%s: it ran %d times, want once", by, n)
+		}
 	}
 }

@@ -158,6 +158,8 @@ func oneLine(r audit.Record) string {
 		{"outcome", r.Outcome},
 		{"executed", r.Executed},
 		{"decision", r.Decision},
+		{"approval", r.ApprovalID},
+		{"decided_by", r.DecidedBy},
 		{"command", r.Command},
 		{"reason", r.Reason},
 	} {

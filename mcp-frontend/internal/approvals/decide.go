@@ -137,17 +137,19 @@ func (s *Store) Decide(id string, via Via, yes bool, by, reason string) (Approva
 	return a, nil
 }
 
-// Withdraw forgets a question that nobody waits for any more.
+// Withdraw forgets a question that nobody waits for any more, or a yes that
+// nobody will use; it does nothing if that is gone already.
 func (s *Store) Withdraw(id, why string) {
 	s.mu.Lock()
 	e, err := s.findLocked(id)
-	if err != nil || e.State != Pending {
+	if err != nil || e.State != Pending && e.State != Granted {
 		s.mu.Unlock()
 		return
 	}
 	delete(s.open, e.ID)
+	a := e.Approval
 	s.mu.Unlock()
-	s.expired(e.Approval, why)
+	s.expired(a, why)
 }
 
 // Find returns the approval that r means by id, in whatever state it is.

@@ -21,8 +21,9 @@ import (
 //     the policy of then still takes it.
 //  3. redeem, right before the command is sent, uses it up.
 //
-// A call that fails between 1 and 3 leaves the yes usable, by its id, until it
-// expires: a human need not be asked again because a device was out of reach.
+// A call that fails between 1 and 3 leaves an operator's yes usable, by its id,
+// until it expires: nobody is woken twice because a device was out of reach. A
+// client's yes goes with its call (forgo), as its human is there.
 
 // question is the key of the only question that a call asks.
 const question = "approval"
@@ -78,6 +79,13 @@ func (o *order) redeem() *toolError {
 		return o.unusable(err)
 	}
 	return nil
+}
+
+// forgo gives up a client's yes that was not used.
+func (o *order) forgo() {
+	if o.granted != nil && o.granted.Via == approvals.ViaClient {
+		o.tools.cfg.Approvals.Withdraw(o.granted.ID, "the call ended before the command was sent")
+	}
 }
 
 // grant takes a as the order's yes.

@@ -101,6 +101,7 @@ func (t *tools) runOne(ctx context.Context, tool string, ask judge, args runArgs
 		if question, denied = r.approve(ctx, args.ApprovalID); question != nil {
 			return result{question: question}
 		}
+		defer r.forgo()
 		r.result.Policy = r.decision()
 	}
 	if denied != nil {
