@@ -259,6 +259,32 @@ func TestExpires(t *testing.T) {
 	})
 }
 
+// What has expired does not count, also if nobody has swept it away yet.
+func TestExpiredBeforeItIsSwept(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := newStore(t) // and no Run
+		r := by("s1", "reboot")
+		pending, granted := mustAsk(t, s, approvals.ViaOperator, r), mustAsk(t, s, approvals.ViaOperator, by("s1", "halt"))
+		question := mustAsk(t, s, approvals.ViaClient, r)
+		state := s.Seal(question.ID)
+		mustGrant(t, s, granted)
+		sleep(ttl)
+		if err := s.Redeem(granted.ID, granted.Request); !errors.Is(err, approvals.ErrUnknown) {
+			t.Errorf("using what was granted: got %v, want ErrUnknown", err)
+		}
+		if _, err := s.Decide(pending.ID, approvals.ViaOperator, true, "operator uid 0", ""); !errors.Is(err, approvals.ErrUnknown) {
+			t.Errorf("a yes: got %v, want ErrUnknown", err)
+		}
+		if _, err := s.Unseal(state, r); !errors.Is(err, approvals.ErrUnknown) {
+			t.Errorf("a client's answer: got %v, want ErrUnknown", err)
+		}
+		if again := mustAsk(t, s, approvals.ViaOperator, r); again.ID == pending.ID {
+			t.Error("asking again returned what has expired")
+		}
+	})
+}
+
 // A sealed state counts once, unaltered, in the conversation and for the call
 // that it was made for, in the process that made it.
 func TestSealedState(t *testing.T) {
