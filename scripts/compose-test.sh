@@ -99,6 +99,8 @@ device_through_tunnel() {
 	[ "$(compose exec -T mcp-frontend /mcp-frontend keys public gateway | cut -d ' ' -f 1,2)" = "$(cut -d ' ' -f 1,2 <<<"$gateway_key")" ] ||
 		die "keys public gateway does not print the gateway's public key"
 	ok "mcp-frontend keys public prints what a device lets in"
+	[ "$(compose exec -T mcp-frontend /mcp-frontend approvals)" = "nothing waits for an operator" ] || die "the operator's socket does not answer"
+	ok "mcp-frontend approvals shows what waits for an operator"
 
 	start_device "$host_key" "$gateway_key"
 	within 10 tunnel_is_up ||

@@ -56,9 +56,13 @@ type Record struct {
 	StdinBytes  int64  `json:"stdin_bytes,omitempty"`
 	StdinSHA256 string `json:"stdin_sha256,omitempty"`
 
-	// On whose authority.
-	Decision string `json:"decision,omitempty"`
-	Rule     string `json:"rule,omitempty"`
+	// On whose authority: the policy's, and that of the human who said yes to
+	// what the policy asks about. DecidedBy names an operator's uid or a client's
+	// session, as its own claim.
+	Decision   string `json:"decision,omitempty"`
+	Rule       string `json:"rule,omitempty"`
+	ApprovalID string `json:"approval_id,omitempty"`
+	DecidedBy  string `json:"decided_by,omitempty"`
 
 	// How it ended. Bytes and SHA256 are of stdout or of the transferred
 	// content; StderrBytes and StderrSHA256 of stderr.

@@ -29,7 +29,14 @@ type record struct {
 	SHA256   string `json:"sha256"`
 	Prev     string `json:"prev"`
 	Hash     string `json:"hash"`
-	Client   struct {
+
+	Decision   string `json:"decision"`
+	Rule       string `json:"rule"`
+	ApprovalID string `json:"approval_id"`
+	DecidedBy  string `json:"decided_by"`
+	Reason     string `json:"reason"`
+
+	Client struct {
 		Name       string `json:"name"`
 		Unverified bool   `json:"unverified"`
 	} `json:"client"`

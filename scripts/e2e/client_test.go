@@ -27,6 +27,12 @@ const newestProtocol = ""
 // the server wrote to stderr and the messages exchanged are shown on failure.
 func connect(t *testing.T, server *exec.Cmd, protocol string) *client {
 	t.Helper()
+	return connectWith(t, server, protocol, nil)
+}
+
+// connectWith is connect for a client with options, which may be nil.
+func connectWith(t *testing.T, server *exec.Cmd, protocol string, options *mcp.ClientOptions) *client {
+	t.Helper()
 	dir := t.TempDir()
 	stderr, messages := filepath.Join(dir, "stderr"), filepath.Join(dir, "messages")
 	stderrFile, messagesFile := create(t, stderr), create(t, messages)
@@ -43,7 +49,7 @@ func connect(t *testing.T, server *exec.Cmd, protocol string) *client {
 		Transport: &mcp.CommandTransport{Command: server, TerminateDuration: soon},
 		Writer:    messagesFile,
 	}
-	sdk := mcp.NewClient(&mcp.Implementation{Name: "e2e", Version: "1"}, nil)
+	sdk := mcp.NewClient(&mcp.Implementation{Name: "e2e", Version: "1"}, options)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 2*soon)
 	defer cancel()
 	session, err := sdk.Connect(ctx, transport, &mcp.ClientSessionOptions{ProtocolVersion: protocol})

@@ -181,7 +181,7 @@ func TestDefaults(t *testing.T) {
 	}
 	for _, path := range []string{
 		"data/acceptor/ssh_host_ed25519_key", "data/acceptor/audit.jsonl", "data/audit.jsonl",
-		"run/acceptor/control.sock", "run/acceptor/dial.sock", "run/mcp.sock",
+		"run/acceptor/control.sock", "run/acceptor/dial.sock", "run/mcp.sock", "run/operator.sock",
 	} {
 		if _, err := os.Stat(filepath.Join(dir, path)); err != nil {
 			t.Error(err)

@@ -98,15 +98,22 @@ func (f *frontend) idFile(device string) string {
 func (f *frontend) command(name string, args ...string) *exec.Cmd {
 	flags := map[string][]string{
 		"stdio":       append(f.shared(), f.serving()...),
-		"serve":       append(append(f.shared(), f.serving()...), "--mcp-socket", f.mcpSocket),
+		"serve":       append(append(f.shared(), f.serving()...), "--mcp-socket", f.mcpSocket, "--operator-socket", f.operatorSocket()),
 		"check":       {"--connections", f.connections, "--known-hosts", f.knownHosts},
 		"trust":       f.shared(),
 		"attach":      {"--mcp-socket", f.mcpSocket},
+		"approvals":   {"--operator-socket", f.operatorSocket()},
+		"approve":     {"--operator-socket", f.operatorSocket()},
+		"deny":        {"--operator-socket", f.operatorSocket()},
 		"healthcheck": {"--mcp-socket", f.mcpSocket},
 	}
 	cmd := exec.Command(frontendProgram(), append(append([]string{name}, flags[name]...), args...)...)
 	cmd.Dir = filepath.Dir(f.mcpSocket) // short enough for the sockets that lie under it by default
 	return cmd
+}
+
+func (f *frontend) operatorSocket() string {
+	return filepath.Join(filepath.Dir(f.mcpSocket), "operator.sock")
 }
 
 func (f *frontend) shared() []string {
@@ -130,9 +137,9 @@ func (f *frontend) stdio(t *testing.T) *client {
 }
 
 // serve starts the daemon.
-func (f *frontend) serve(t *testing.T) *process {
+func (f *frontend) serve(t *testing.T, more ...string) *process {
 	t.Helper()
-	daemon := startCmd(t, f.command("serve"))
+	daemon := startCmd(t, f.command("serve", more...))
 	daemon.waitReady(t)
 	return daemon
 }

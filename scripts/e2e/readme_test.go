@@ -106,6 +106,39 @@ func TestReadmePolicy(t *testing.T) {
 	}
 }
 
+// The approval of the README goes as it says, with the operator's commands.
+func TestReadmeApproval(t *testing.T) {
+	t.Parallel()
+	userKey := newKey(t)
+	server := startSSHD(t, userKey)
+	f := newFrontend(t, "")
+	var e entry
+	if err := json.Unmarshal([]byte(jsonBlock(t, "approval")), &e); err != nil {
+		t.Fatal(err)
+	}
+	e["user"], e["host"], e["port"] = string(logins[0]), "127.0.0.1", server.port
+	f.add(t, e, userKey, server.knownAs(directDevice))
+	f.serve(t)
+	c := f.attach(t)
+	decide := func(line, id string) {
+		t.Helper()
+		words := strings.Fields(strings.ReplaceAll(readmeLine(t, line), "k7qm-3xtw", id))
+		if done := runCmd(t, f.command(words[1], words[2:]...)); done.code != 0 || done.stdout == "" {
+			t.Errorf("%v: exit code %d: %s", words, done.code, done.stderr)
+		}
+	}
+	const command = "logger --version"
+	id := c.run(t, directDevice, command).refused(t, "APPROVAL_REQUIRED").ApprovalID
+	decide("mcp-frontend approvals", id)
+	decide("mcp-frontend approve", id)
+	if run := c.run(t, directDevice, command, args{"approval_id": id}); run.Executed != "yes" {
+		t.Errorf("after the yes: executed %q, error %+v", run.Executed, run.Error)
+	}
+	id = c.run(t, directDevice, command).refused(t, "APPROVAL_REQUIRED").ApprovalID
+	decide("mcp-frontend deny", id)
+	c.run(t, directDevice, command, args{"approval_id": id}).refused(t, "APPROVAL_DECLINED")
+}
+
 // An MCP client's configuration names a command that exists.
 func TestReadmeClientConfiguration(t *testing.T) {
 	t.Parallel()

@@ -159,6 +159,8 @@ func oneLine(r audit.Record) string {
 		{"outcome", r.Outcome},
 		{"executed", r.Executed},
 		{"decision", r.Decision},
+		{"approval", r.ApprovalID},
+		{"decided_by", r.DecidedBy},
 		{"command", r.Command},
 		{"path", r.Path},
 		{"local_path", r.LocalPath},

@@ -59,7 +59,7 @@ func compilePolicy(d connections.Device) (*policy.Policy, error) {
 		cfg = policy.Config{
 			Allow: policy.List(p.Allow), Deny: policy.List(p.Deny), Approve: policy.List(p.Approve),
 			ReadOnly: policy.List(p.ReadOnly), ReadPaths: policy.List(p.ReadPaths), WritePaths: policy.List(p.WritePaths),
-			Shell: p.Shell, Sudo: p.Sudo,
+			Shell: p.Shell, Sudo: p.Sudo, ApproveBy: p.ApproveBy,
 		}
 	}
 	compiled, err := policy.New(cfg)

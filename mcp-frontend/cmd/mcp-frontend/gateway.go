@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/approvals"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/connections"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/files"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/mcpserve"
@@ -31,12 +32,13 @@ import (
 type gatewayFlags struct {
 	deviceFlags
 	program.Log
-	AuditLog     string       `placeholder:"FILE" help:"Audit trail (default audit.jsonl beside connections.json)."`
-	AuditMaxSize program.Size `default:"64MiB" help:"Size at which the audit trail is rotated."`
-	AuditKeep    int          `default:"10" help:"Rotated audit files that are kept."`
-	TransferDir  string       `placeholder:"DIR" help:"Where sftp_upload reads and sftp_download writes (default transfers beside connections.json)."`
-	StateDir     string       `placeholder:"DIR" help:"Long outputs, for an hour (default state beside connections.json)."`
-	KeysDir      string       `placeholder:"DIR" help:"Client keys; gateway.key is made at first start (default keys beside connections.json)."`
+	AuditLog     string        `placeholder:"FILE" help:"Audit trail (default audit.jsonl beside connections.json)."`
+	AuditMaxSize program.Size  `default:"64MiB" help:"Size at which the audit trail is rotated."`
+	AuditKeep    int           `default:"10" help:"Rotated audit files that are kept."`
+	TransferDir  string        `placeholder:"DIR" help:"Where sftp_upload reads and sftp_download writes (default transfers beside connections.json)."`
+	ApprovalTTL  time.Duration `name:"approval-ttl" default:"15m" help:"How long a request waits for a human, and a human's yes for its use."`
+	StateDir     string        `placeholder:"DIR" help:"Long outputs, for an hour (default state beside connections.json)."`
+	KeysDir      string        `placeholder:"DIR" help:"Client keys; gateway.key is made at first start (default keys beside connections.json)."`
 }
 
 // rules are how the calls to one device are judged and bounded.
@@ -55,8 +57,11 @@ type gateway struct {
 	mcp       *mcpserve.Server
 	sessions  *sessions
 	transfers *files.Dir
+	waiting   *approvals.Store
 	rules     atomic.Pointer[map[string]rules]
 	hangup    chan os.Signal // SIGHUP asks for a reload
+	// operator says whether there is an operator's socket; set before serving.
+	operator bool
 }
 
 // open reads everything and binds nothing. Close the gateway.
@@ -117,8 +122,16 @@ func (g *gateway) serveTools() error {
 	if g.transfers, err = files.OpenDir(g.flags.transferDir()); err != nil {
 		return err
 	}
+	g.waiting, err = approvals.New(approvals.Config{TTL: g.flags.ApprovalTTL, Log: g.log, Record: func(r audit.Record) error {
+		_, err := g.append(r)
+		return err
+	}})
+	if err != nil {
+		return err
+	}
 	server, err := mcptools.New(versionText(), mcptools.Config{
 		Pool: g.pool, Tunnels: g.tunnels, Outputs: kept, Transfers: g.transfers,
+		Approvals: g.waiting, Operator: func() bool { return g.operator },
 		Policy: func(device string) *policy.Policy { return g.rulesOf(device).policy },
 		Limits: func(device string) mcptools.Limits { return g.rulesOf(device).limits },
 		Record: g.append,
@@ -132,7 +145,7 @@ func (g *gateway) serveTools() error {
 		return err
 	}
 	g.sessions = &sessions{record: g.append}
-	g.mcp, err = mcpserve.New(mcpserve.Config{MCP: server, Log: g.log, Began: g.sessions.start})
+	g.mcp, err = mcpserve.New(mcpserve.Config{MCP: server, Log: g.log, Began: g.sessions.start, Ended: g.waiting.Ended})
 	return err
 }
 
@@ -248,13 +261,13 @@ func (g *gateway) close() {
 	}
 }
 
-// run serves until ctx ends or serve does, and follows the acceptor and
-// SIGHUP meanwhile.
-func (g *gateway) run(ctx context.Context, serve func(ctx context.Context) error) error {
+// run serves until ctx ends or a part of serve does, and follows the acceptor
+// and SIGHUP meanwhile.
+func (g *gateway) run(ctx context.Context, serve ...func(ctx context.Context) error) error {
 	if _, err := g.trail.Append(audit.Record{Event: "started"}); err != nil {
 		return err
 	}
-	parts := []func(context.Context) error{serve, g.watch}
+	parts := append(serve, g.watch, g.waiting.Run)
 	if g.tunnels != nil {
 		parts = append(parts, g.tunnels.Run)
 	}

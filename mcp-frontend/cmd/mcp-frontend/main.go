@@ -27,6 +27,9 @@ type cli struct {
 	Check       checkCmd         `cmd:"" help:"Validate connections.json, keys, known hosts and policies."`
 	Trust       trustCmd         `cmd:"" help:"Fetch a device's host keys, for known_hosts."`
 	Keys        keysCmd          `cmd:"" help:"Make, import and show the gateway's client keys."`
+	Approvals   approvalsCmd     `cmd:"" help:"Show what waits for an operator's yes."`
+	Approve     approveCmd       `cmd:"" help:"Say yes, once, to what an agent wants to run."`
+	Deny        denyCmd          `cmd:"" help:"Say no to what an agent wants to run."`
 	Audit       auditCmd         `cmd:"" help:"Verify and read audit trails."`
 	Healthcheck healthcheckCmd   `cmd:"" help:"Exit 0 when the daemon serves."`
 	Version     kong.VersionFlag `env:"-" help:"Print the version."`

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/mcpserve"
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/operator"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/proto/audit"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/proto/localsocket"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/proto/program"
@@ -19,6 +20,8 @@ type socketFlag struct {
 type serveCmd struct {
 	gatewayFlags
 	socketFlag
+	operatorFlag
+	OperatorUID *uint32 `placeholder:"UID" help:"The only uid that may decide by the operator socket (default this process's own)."`
 }
 
 // Run is the daemon: it serves attached clients until ctx ends.
@@ -29,19 +32,34 @@ func (c *serveCmd) Run(ctx context.Context, streams program.Streams) error {
 		return err
 	}
 	defer g.close()
-	ln, err := localsocket.Listen(ctx, c.MCPSocket, 0o700, 0o600)
+	own := uint32(os.Getuid())
+	ln, err := localsocket.Listen(ctx, c.MCPSocket, c.dirMode(own), 0o600)
 	if err != nil {
 		return err
 	}
-	own := uint32(os.Getuid())
+	defer func() { _ = ln.Close() }()
+	operators, err := c.listenOperator(ctx, g, own)
+	if err != nil {
+		return err
+	}
+	operatorSocket := ""
+	if operators != nil {
+		defer func() { _ = operators.Close() }()
+		g.operator, operatorSocket = true, c.operatorSocket().Value
+	}
 	ln = localsocket.Only(ln, []uint32{own}, func(uid uint32) {
 		log.Warn("refused a client of another user", "uid", uid)
 		_, _ = g.append(audit.Record{Event: "socket_peer_denied", PeerUID: &uid, Reason: "mcp.sock"})
 	})
-	log.Info("ready", "mcp_socket", c.MCPSocket, "acceptor_dir", c.AcceptorDir)
-	return g.run(ctx, func(ctx context.Context) error {
+	log.Info("ready", "mcp_socket", c.MCPSocket, "operator_socket", operatorSocket, "acceptor_dir", c.AcceptorDir)
+	parts := []func(context.Context) error{func(ctx context.Context) error {
 		return g.mcp.Serve(ctx, ln, func(net.Conn) (mcpserve.Peer, error) { return mcpserve.Peer{UID: own, HasUID: true}, nil })
-	})
+	}}
+	if operators != nil {
+		server := operator.Server{Approvals: g.waiting, Log: log}
+		parts = append(parts, func(ctx context.Context) error { return server.Serve(ctx, operators) })
+	}
+	return g.run(ctx, parts...)
 }
 
 type stdioCmd struct{ gatewayFlags }

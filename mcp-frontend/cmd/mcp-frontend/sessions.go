@@ -75,7 +75,9 @@ func (s *sessions) note(skipped int64) {
 }
 
 func auditCaller(c mcpserve.Caller) mcptools.Caller {
-	caller := mcptools.Caller{Session: c.Session, ClientName: c.ClientName, ClientVersion: c.ClientVersion}
+	caller := mcptools.Caller{
+		Session: c.Session, ClientName: c.ClientName, ClientVersion: c.ClientVersion, Elicitation: c.Elicitation, Modern: c.Modern,
+	}
 	if c.HasPeerUID {
 		caller.PeerUID = &c.PeerUID
 	}

@@ -78,6 +78,9 @@ func (s *Server) ServeConn(ctx context.Context, r io.Reader, w io.Writer, peer P
 	go func() {
 		defer close(reading)
 		readErr = c.read(requests, r)
+		if s.cfg.Ended != nil {
+			s.cfg.Ended(c.session.id)
+		}
 	}()
 
 	select {

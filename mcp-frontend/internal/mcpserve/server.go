@@ -72,6 +72,9 @@ type Config struct {
 	// before its first such request is answered; what it returns is told of the
 	// conversation's end, and may be nil. Called concurrently. nil: nobody is told.
 	Began func(Caller) (ended func(Ending))
+	// Ended, if not nil, is told of each conversation that nothing more will be
+	// read from, by its Caller.Session. It is called concurrently.
+	Ended func(session string)
 
 	// WriteTimeout is how long a client may take to read 64 KiB before it is
 	// cut off. 0 means 30 s.

@@ -230,3 +230,28 @@ func FuzzConversation(f *testing.F) {
 		}
 	})
 }
+
+// Who keeps something for a conversation learns when nothing more comes from it.
+func TestEnded(t *testing.T) {
+	ended, sessions := make(chan string, 1), make(chan string, 1)
+	w := connect(t, mcpserve.Config{
+		Ended: func(session string) { ended <- session },
+		MCP: newMCP(tools{"who": func(ctx context.Context, _ mcp.CallToolRequest) (*mcp.CallToolResult, error) {
+			sessions <- mcpserve.CallerFrom(ctx).Session
+			return mcp.NewToolResultText("ok"), nil
+		}}),
+	})
+	w.mustGreet(t, `{}`)
+	w.mustSend(t, call("1", "who", ""))
+	w.mustRecv(t)
+	session := next(t, sessions)
+	select {
+	case <-ended:
+		t.Fatal("it ended while it went on")
+	default:
+	}
+	w.hangUp(t)
+	if got := next(t, ended); got != session {
+		t.Errorf("got %q, want %q", got, session)
+	}
+}

@@ -18,6 +18,7 @@ type toolError struct {
 	Hint        string `json:"hint"`
 	NextTool    string `json:"next_tool"`
 	FixBy       string `json:"fix_by"`
+	ApprovalID  string `json:"approval_id,omitempty"`
 }
 
 const (

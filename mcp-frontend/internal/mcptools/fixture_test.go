@@ -17,6 +17,7 @@ import (
 	"github.com/mark3labs/mcp-go/server"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/approvals"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/connections"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/files"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/outputs"
@@ -57,10 +58,11 @@ func (tr *trail) events() (events []string, records []audit.Record) {
 
 // gateway is a server with its tools and the trail they leave.
 type gateway struct {
-	mcp   *server.MCPServer
-	trail *trail
-	log   *bytes.Buffer
-	lists map[string]listed
+	mcp     *server.MCPServer
+	waiting *approvals.Store
+	trail   *trail
+	log     *bytes.Buffer
+	lists   map[string]listed
 
 	transfers string // the directory
 }
@@ -97,6 +99,13 @@ func newGateway(t *testing.T, knownHosts string, entries ...map[string]any) *gat
 	if err != nil {
 		t.Fatal(err)
 	}
+	g.waiting, err = approvals.New(approvals.Config{TTL: time.Minute, Log: log, Record: func(r audit.Record) error {
+		_, err := g.trail.append(r)
+		return err
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	g.transfers = t.TempDir()
 	transfers, err := files.OpenDir(g.transfers)
 	if err != nil {
@@ -105,12 +114,13 @@ func newGateway(t *testing.T, knownHosts string, entries ...map[string]any) *gat
 	t.Cleanup(func() { _ = transfers.Close() })
 	g.mcp, err = New("test", Config{
 		Pool: pool, Outputs: store, Transfers: transfers, Record: g.trail.append, Log: log,
+		Approvals: g.waiting, Operator: func() bool { return true },
 		Policy: func(name string) *policy.Policy {
 			d, _ := set.Lookup(name)
 			var cfg policy.Config
 			if p := d.Policy; p != nil {
 				cfg = policy.Config{
-					Allow: policy.List(p.Allow), Approve: policy.List(p.Approve), Shell: p.Shell,
+					Allow: policy.List(p.Allow), Approve: policy.List(p.Approve), ApproveBy: p.ApproveBy, Shell: p.Shell,
 					ReadPaths: policy.List(p.ReadPaths), WritePaths: policy.List(p.WritePaths),
 				}
 			}

@@ -23,6 +23,7 @@ import (
 	"github.com/mark3labs/mcp-go/server"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/approvals"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/files"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/outputs"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/policy"
@@ -40,6 +41,10 @@ type Config struct {
 	Outputs *outputs.Store
 	// Transfers is where sftp_upload and sftp_download read and write.
 	Transfers *files.Dir
+	// Approvals holds what waits for a human's yes.
+	Approvals *approvals.Store
+	// Operator says whether an operator can decide what waits.
+	Operator func() bool
 	// Policy returns a device's policy; never nil.
 	Policy func(device string) *policy.Policy
 	// Limits returns what a device's policy allows a run at most.
@@ -54,11 +59,21 @@ type Config struct {
 	Log      *slog.Logger
 }
 
+func (cfg Config) check() error {
+	if cfg.Pool == nil || cfg.Outputs == nil || cfg.Transfers == nil || cfg.Approvals == nil || cfg.Operator == nil ||
+		cfg.Policy == nil || cfg.Limits == nil || cfg.Record == nil || cfg.Caller == nil || cfg.Log == nil {
+		return errors.New("mcptools: a part of the configuration is nil")
+	}
+	return nil
+}
+
 // Caller is who makes a request. What a client says of itself is unverified.
 type Caller struct {
 	Session                   string
 	ClientName, ClientVersion string
 	PeerUID                   *uint32
+	Elicitation               bool // the client can ask its user
+	Modern                    bool // of protocol 2026-07-28 or newer: it is asked by a result, not by a request
 }
 
 // Instructions are what the server tells a model about itself.
@@ -70,8 +85,8 @@ truncated output keeps head and tail: narrow the command with grep, head or tail
 // New returns an MCP server with all tools. It fails if a tool's definition is
 // not sound.
 func New(version string, cfg Config) (*server.MCPServer, error) {
-	if cfg.Pool == nil || cfg.Outputs == nil || cfg.Transfers == nil || cfg.Policy == nil || cfg.Limits == nil || cfg.Record == nil || cfg.Caller == nil || cfg.Log == nil {
-		return nil, errors.New("mcptools: a part of the configuration is nil")
+	if err := cfg.check(); err != nil {
+		return nil, err
 	}
 	t := &tools{cfg: cfg}
 	s := server.NewMCPServer("mcp-ssh-gateway", version,
@@ -83,6 +98,7 @@ func New(version string, cfg Config) (*server.MCPServer, error) {
 		server.WithCompletions(),
 		server.WithPromptCompletionProvider(completions{t}),
 		server.WithResourceCompletionProvider(completions{t}))
+	t.elicit = s.RequestElicitation
 	t.addResources(s)
 	addPrompts(s)
 	for _, tool := range []tool{
@@ -118,6 +134,8 @@ type tools struct {
 	shells sync.Map // of login shells that were probed: login to loginShell
 	probed sync.Map // of what devices were found to be: Device.Login to probed
 	turns  turns    // of diagnoses
+	// elicit asks the user of a client of the older protocol generation.
+	elicit func(context.Context, mcp.ElicitationRequest) (*mcp.ElicitationResult, error)
 }
 
 //go:embed tools/*.json
@@ -148,10 +166,11 @@ func define(name string) (definition, error) {
 }
 
 // result is what a tool answers: a value that is encoded as it is, and whether
-// it is an error.
+// it is an error; or a question to the client, which calls again with the answer.
 type result struct {
-	value   any
-	isError bool
+	value    any
+	isError  bool
+	question *mcp.CallToolResult
 }
 
 // with decodes arguments, which have been validated, for call.
@@ -193,7 +212,11 @@ func (t *tools) add(s *server.MCPServer, tl tool) error {
 		if problem != "" {
 			return t.encode(name, output, tl.refuse(ctx, raw, problem)), nil
 		}
-		return t.encode(name, output, tl.call(ctx, raw)), nil
+		answer := tl.call(withAnswer(ctx, request.Params.MultiRoundTripParams), raw)
+		if answer.question != nil {
+			return answer.question, nil
+		}
+		return t.encode(name, output, answer), nil
 	})
 	return nil
 }

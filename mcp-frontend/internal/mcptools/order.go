@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/approvals"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/policy"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/remote"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/proto/audit"
@@ -24,8 +25,10 @@ type order struct {
 	verdict policy.Verdict
 	text    string // what is sent, once it is judged
 	shell   remote.Shell
-	setsid  bool // whether the shell must be made the leader of a process group
+	setsid  bool         // whether the shell must be made the leader of a process group
 	record  audit.Record // what every record of this order says
+	by      approvals.Requester
+	granted *approvals.Approval // a human's yes, if the policy asks for one and it was given
 }
 
 // judge is how a tool asks the policy about a command.
@@ -33,6 +36,7 @@ type judge func(p *policy.Policy, command string) policy.Verdict
 
 func (t *tools) newOrder(ctx context.Context, tool string, ask judge, device, command, cwd string) order {
 	o := order{tools: t, began: time.Now(), ask: ask, device: device, command: command, cwd: cwd, record: t.record(ctx, "")}
+	o.by = t.requester(ctx)
 	o.record.Tool = tool
 	o.record.Device, o.record.Command, o.record.Cwd = clip(device), clip(command), clip(cwd)
 	return o
@@ -55,10 +59,11 @@ func (o *order) judge() *toolError {
 		o.record.Command = o.text
 		return nil
 	case policy.Approve:
-		return &toolError{
-			Code: "APPROVAL_REQUIRED", Message: o.verdict.Reason, Stage: "policy",
-			Hint: "this gateway cannot ask a human yet: tell the operator what you want to run and why", FixBy: byOperator,
+		if o.approved() {
+			return nil
 		}
+		o.record.Command = clip(o.text)
+		return o.approvalRequired()
 	default:
 		return denied(o.verdict)
 	}
@@ -73,7 +78,7 @@ func (o *order) decision() policyResult {
 	if o.judged == nil {
 		return policyResult{Decision: "none", Rule: "not judged"}
 	}
-	return policyResult{Decision: string(o.verdict.Decision), Rule: o.verdict.Rule}
+	return policyResult{Decision: string(o.verdict.Decision), Rule: o.verdict.Rule, ApprovalID: o.record.ApprovalID}
 }
 
 // note records a step that no act waits for.

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/mark3labs/mcp-go/mcp"
+
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/outputs"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/policy"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/remote"
@@ -28,6 +30,7 @@ type runArgs struct {
 	TimeoutS       int     `json:"timeout_s"`
 	MaxOutputBytes *int    `json:"max_output_bytes"`
 	DryRun         bool    `json:"dry_run"`
+	ApprovalID     string  `json:"approval_id"`
 }
 
 // runResult is what ssh_run answers.
@@ -56,8 +59,9 @@ type runResult struct {
 }
 
 type policyResult struct {
-	Decision string `json:"decision"`
-	Rule     string `json:"rule"`
+	Decision   string `json:"decision"`
+	Rule       string `json:"rule"`
+	ApprovalID string `json:"approval_id,omitempty"`
 }
 
 type limits struct {
@@ -92,6 +96,14 @@ func (t *tools) runOne(ctx context.Context, tool string, ask judge, args runArgs
 	if args.DryRun && r.verdict.Decision != policy.Deny {
 		return r.dryRun()
 	}
+	if r.verdict.Decision == policy.Approve {
+		var question *mcp.CallToolResult
+		if question, denied = r.approve(ctx, args.ApprovalID); question != nil {
+			return result{question: question}
+		}
+		defer r.forgo()
+		r.result.Policy = r.decision()
+	}
 	if denied != nil {
 		return r.failed("run_denied", "denied", *denied)
 	}
@@ -111,6 +123,10 @@ func (t *tools) runOne(ctx context.Context, tool string, ask judge, args runArgs
 	if e := r.settleShell(waiting, lease); e != nil {
 		release()
 		return r.failed("run_failed", string(remote.NotConnected), *e)
+	}
+	if e := r.redeem(); e != nil {
+		release()
+		return r.failed("run_denied", "denied", *e)
 	}
 
 	running, stop := context.WithTimeout(ctx, r.timeout)

@@ -32,8 +32,10 @@
 package policy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // List is a list that may be absent: an absent one restricts nothing, an empty
@@ -58,7 +60,18 @@ type Config struct {
 	// it then lifts no more than the lists of builtins and interpreters.
 	Shell bool
 	Sudo  bool // sudo -n is allowed
+
+	// ApproveBy is who may say yes to what Approve asks about: AnyHuman (also
+	// if empty), Operator or Client.
+	ApproveBy string
 }
+
+// Who may say yes to a command under approve.
+const (
+	AnyHuman = "any"      // the client's, if the client can ask one, else an operator
+	Operator = "operator" // by the gateway's operator socket
+	Client   = "client"   // whom the MCP client asks
+)
 
 // Decision is what a policy says about one command or path.
 type Decision string
@@ -101,6 +114,7 @@ type Policy struct {
 	allow, deny, approve, readOnly patterns
 	readPaths, writePaths          List
 	shell, sudo                    bool
+	approveBy                      string
 }
 
 // New compiles a policy. The error joins every bad pattern and path there is,
@@ -111,8 +125,12 @@ func New(config Config) (*Policy, error) {
 		writePaths: config.WritePaths,
 		shell:      config.Shell,
 		sudo:       config.Sudo,
+		approveBy:  cmp.Or(config.ApproveBy, AnyHuman),
 	}
 	var problems []error
+	if !slices.Contains([]string{AnyHuman, Operator, Client}, p.approveBy) {
+		problems = append(problems, fmt.Errorf("approve_by: %q is none of %s, %s, %s", p.approveBy, AnyHuman, Operator, Client))
+	}
 	for _, list := range []struct {
 		name   string
 		from   List
@@ -135,7 +153,10 @@ func New(config Config) (*Policy, error) {
 	return p, nil
 }
 
-var noPolicy = &Policy{}
+var noPolicy = &Policy{approveBy: AnyHuman}
+
+// ApproveBy returns who may say yes to what is under approve.
+func (p *Policy) ApproveBy() string { return p.orNone().approveBy }
 
 func (p *Policy) orNone() *Policy {
 	if p == nil {

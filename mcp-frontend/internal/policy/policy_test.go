@@ -163,3 +163,25 @@ func TestNoTextTakesLong(t *testing.T) {
 		}
 	}
 }
+
+// Who is asked stands in the words, and nobody else can be named.
+func TestApproveBy(t *testing.T) {
+	t.Parallel()
+	for by, want := range map[string]string{
+		"": "else an operator", AnyHuman: "else an operator", Operator: "never the MCP client's user", Client: "a client that cannot ask is refused",
+	} {
+		p := compileOrFail(t, Config{Approve: list("reboot"), ApproveBy: by})
+		if words := strings.Join(p.Words(), "\n"); !strings.Contains(words, want) {
+			t.Errorf("approve_by %q: the words lack %q:\n%s", by, want, words)
+		}
+		if by != "" && p.ApproveBy() != by {
+			t.Errorf("ApproveBy: got %q, want %q", p.ApproveBy(), by)
+		}
+	}
+	if got := (*Policy)(nil).ApproveBy(); got != AnyHuman {
+		t.Errorf("without a policy: got %q", got)
+	}
+	if _, err := New(Config{ApproveBy: "me"}); err == nil || !strings.Contains(err.Error(), `approve_by: "me"`) {
+		t.Errorf("approve_by me: got %v", err)
+	}
+}

@@ -30,7 +30,11 @@ func (p *Policy) Words() []string {
 		say("Allowed (every program must match one): %s.", p.allow)
 	}
 	if p.approve.present {
-		say("Allowed once a human says yes: %s.", p.approve)
+		say("Allowed once a human says yes: %s. %s", p.approve, map[string]string{
+			AnyHuman: "Asked is the MCP client's user, if the client can ask; else an operator (mcp-frontend approvals).",
+			Operator: "Asked is an operator (mcp-frontend approvals), never the MCP client's user.",
+			Client:   "Asked is the MCP client's user; a client that cannot ask is refused.",
+		}[p.approveBy])
 	}
 	if !p.allow.present && !p.approve.present {
 		say("Allowed programs: any.")
