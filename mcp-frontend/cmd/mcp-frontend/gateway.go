@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/connections"
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/jobs"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/mcpserve"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/mcptools"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/outputs"
@@ -34,7 +35,7 @@ type gatewayFlags struct {
 	AuditMaxSize program.Size `default:"64MiB" help:"Size at which the audit trail is rotated."`
 	AuditKeep    int          `default:"10" help:"Rotated audit files that are kept."`
 	TransferDir  string       `placeholder:"DIR" help:"Where file transfers read and write (default transfers beside connections.json; no tool uses it yet)."`
-	StateDir     string       `placeholder:"DIR" help:"Long outputs, for an hour (default state beside connections.json)."`
+	StateDir     string       `placeholder:"DIR" help:"Jobs, for a day after their end, and long outputs, for an hour (default state beside connections.json)."`
 	KeysDir      string       `placeholder:"DIR" help:"Client keys; gateway.key is made at first start (default keys beside connections.json)."`
 }
 
@@ -51,6 +52,8 @@ type gateway struct {
 	trail   *audit.Writer
 	tunnels *tunnels.Directory // nil without an acceptor
 	pool    *sshpool.Pool
+	book    *jobs.Book
+	jobs    *jobs.Keeper
 	mcp     *mcpserve.Server
 	rules   atomic.Pointer[map[string]rules]
 	hangup  chan os.Signal // SIGHUP asks for a reload
@@ -111,8 +114,15 @@ func (g *gateway) serveTools() error {
 	if err != nil {
 		return err
 	}
+	if g.book, err = jobs.Open(filepath.Join(g.flags.stateDir(), "jobs"), g.log); err != nil {
+		return err
+	}
+	g.jobs, err = jobs.NewKeeper(jobs.Config{Book: g.book, Acquire: g.pool.Acquire, Quote: mcptools.QuoteScript, Record: g.append, Log: g.log})
+	if err != nil {
+		return err
+	}
 	server, err := mcptools.New(versionText(), mcptools.Config{
-		Pool: g.pool, Tunnels: g.tunnels, Outputs: kept,
+		Pool: g.pool, Tunnels: g.tunnels, Outputs: kept, Jobs: g.jobs,
 		Policy: func(device string) *policy.Policy { return g.rulesOf(device).policy },
 		Limits: func(device string) mcptools.Limits { return g.rulesOf(device).limits },
 		Record: g.append,
@@ -233,6 +243,9 @@ func (g *gateway) close() {
 	if g.pool != nil {
 		g.pool.Close()
 	}
+	if g.book != nil {
+		g.book.Close()
+	}
 	if g.trail != nil {
 		_ = g.trail.Close()
 	}
@@ -244,7 +257,7 @@ func (g *gateway) run(ctx context.Context, serve func(ctx context.Context) error
 	if _, err := g.trail.Append(audit.Record{Event: "started"}); err != nil {
 		return err
 	}
-	parts := []func(context.Context) error{serve, g.watch}
+	parts := []func(context.Context) error{serve, g.watch, g.jobs.Run}
 	if g.tunnels != nil {
 		parts = append(parts, g.tunnels.Run)
 	}

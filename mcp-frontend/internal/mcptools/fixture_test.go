@@ -18,6 +18,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/connections"
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/jobs"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/outputs"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/policy"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/sshdtest"
@@ -94,8 +95,21 @@ func newGateway(t *testing.T, knownHosts string, entries ...map[string]any) *gat
 	if err != nil {
 		t.Fatal(err)
 	}
+	book, err := jobs.Open(t.TempDir(), log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(book.Close)
+	keeper, err := jobs.NewKeeper(jobs.Config{Book: book, Acquire: pool.Acquire, Quote: QuoteScript, Record: g.trail.append, Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	var keeping sync.WaitGroup
+	keeping.Go(func() { _ = keeper.Run(ctx) })
+	t.Cleanup(func() { stop(); keeping.Wait() })
 	g.mcp, err = New("test", Config{
-		Pool: pool, Outputs: store, Record: g.trail.append, Log: log,
+		Pool: pool, Outputs: store, Jobs: keeper, Record: g.trail.append, Log: log,
 		Policy: func(name string) *policy.Policy {
 			d, _ := set.Lookup(name)
 			var cfg policy.Config

@@ -46,7 +46,7 @@ func ProbeShell(ctx context.Context, client *ssh.Client) (Shell, error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	for _, p := range probes {
-		r := Run(ctx, client, Command{Text: p.text, MaxOutput: probeOutput, abandon: true})
+		r := Run(ctx, client, Command{Text: p.text, MaxOutput: probeOutput, Abandon: true})
 		if r.Outcome != Exited {
 			if r.Err == nil {
 				r.Err = errors.New("the device's shell did not answer")
