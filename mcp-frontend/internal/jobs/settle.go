@@ -88,8 +88,8 @@ func (k *Keeper) settle(j Job, l Look) (Job, error) {
 	return changed, err
 }
 
-// measure notes how much output there is, and takes away the one byte that
-// tells that there was more than is kept.
+// measure notes how much output there is, and takes away what the device has
+// beyond the limit, which only tells that there was more.
 func (j *Job) measure(l *Look, offsets [2]int64) {
 	if l.State != "running" && l.State != "ended" && l.State != "dead" {
 		return

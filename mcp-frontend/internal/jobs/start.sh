@@ -19,7 +19,7 @@ case $gw_text in
 esac
 
 # What this needs: else the job is better held by the gateway.
-for gw_tool in cat df head mkdir mkfifo mv rm sleep tail wc; do
+for gw_tool in cat dd df head mkdir mkfifo mv rm sleep tail wc; do
 	command -v "$gw_tool" >/dev/null 2>&1 || gw_no "tools: there is no $gw_tool"
 done
 [ "$(echo abc | head -c 2)$(echo abc | tail -c +3)" = abc ] || gw_no "tools: head and tail do not count bytes"
@@ -61,10 +61,20 @@ if [ "$gw_kib" -lt 64 ] || ! mkfifo "$gw_dir/1" "$gw_dir/2" 2>/dev/null; then
 fi
 
 # Keeps the beginning of a stream, and reads the rest so that the command does
-# not die of writing it. One byte more than is kept tells that there was more.
+# not die of writing it. It keeps somewhat more than is ever shown, which tells
+# that there was more. dd passes on what it reads at once; head, in busybox,
+# when it has much.
 gw_keep() {
 	trap '' HUP INT QUIT TERM
-	head -c $((gw_kib * 1024 + 1)) >"$gw_dir/$1"
+	gw_reads=256
+	[ "$gw_kib" -ge 1024 ] || gw_reads=$((gw_kib / 4))
+	gw_size=-1
+	gw_now=0
+	while [ "$gw_now" -gt "$gw_size" ] && [ "$gw_now" -le $((gw_kib * 1024)) ]; do
+		gw_size=$gw_now
+		dd bs=4096 count=$gw_reads >>"$gw_dir/$1"
+		gw_now=$(($(wc -c <"$gw_dir/$1")))
+	done
 	cat >/dev/null
 	: >"$gw_dir/$1.end"
 }
@@ -127,10 +137,10 @@ $gw_text"
 		gw_signal=$(kill -l $gw_code)
 	fi
 	kill -TERM $gw_watcher
-	# What the command left behind may hold its streams; what it wrote itself
-	# is on disk in a moment.
+	# What the command left behind may hold its streams for ever; what it wrote
+	# itself is on disk in a moment, or in some on a machine under load.
 	gw_tries=0
-	until [ -e "$gw_dir/stdout.end" ] && [ -e "$gw_dir/stderr.end" ] || [ $gw_tries -ge 20 ]; do
+	until [ -e "$gw_dir/stdout.end" ] && [ -e "$gw_dir/stderr.end" ] || [ $gw_tries -ge 100 ]; do
 		gw_tries=$((gw_tries + 1))
 		sleep 0.1 || { sleep 1 && gw_tries=$((gw_tries + 9)); }
 	done
