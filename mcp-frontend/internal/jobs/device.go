@@ -103,6 +103,7 @@ type Look struct {
 	Signal         string // "" if the command exited
 	Runtime        time.Duration
 	Stop           string // why it was told to end: asked, max_runtime; "" if it was not
+	Began          bool   // its process group has been there
 	GroupAlive     bool   // its process group has members
 	Sizes          [2]int64
 	Content        [2][]byte // from the offsets on
@@ -166,7 +167,7 @@ func parseLook(text string, limit int) (Look, error) {
 	}
 	l := Look{
 		State: m[1], ExitCode: int(number(m[2])), Signal: strings.TrimPrefix(absent(m[3]), "SIG"), Runtime: time.Duration(max(number(m[4]), 0)) * time.Second,
-		Stop: absent(m[5]), GroupAlive: m[6] == "alive", Sizes: [2]int64{number(m[7]), number(m[8])},
+		Stop: absent(m[5]), Began: m[6] != "-", GroupAlive: m[6] == "alive", Sizes: [2]int64{number(m[7]), number(m[8])},
 		SHA256: [2]string{absent(m[11]), absent(m[12])}, contentLengths: [2]int{int(number(m[9])), int(number(m[10]))},
 		Limit: min(number(m[13])<<10, MaxOutput),
 	}

@@ -75,7 +75,8 @@ type Job struct {
 	Detached bool `json:"detached,omitempty"`
 	// Seen: the device has said that the job began.
 	Seen bool `json:"seen,omitempty"`
-	// Owner is the gateway process that holds a queued or attached job.
+	// Owner is the gateway process that holds a queued or attached job, or is
+	// sending it just now.
 	Owner      string        `json:"owner,omitempty"`
 	CreatedAt  time.Time     `json:"created_at"`
 	StartedAt  *time.Time    `json:"started_at,omitempty"` // sent

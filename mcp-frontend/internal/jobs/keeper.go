@@ -125,7 +125,7 @@ func (k *Keeper) round() {
 		case j.Expired(time.Now()):
 			byDevice[j.Device] = append(byDevice[j.Device], j)
 		case j.State.Over():
-		case j.Owner != "":
+		case j.Owner != "" && !j.Detached:
 			k.orphan(j)
 			if j.State == Queued {
 				byDevice[j.Device] = append(byDevice[j.Device], j)

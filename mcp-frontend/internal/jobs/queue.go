@@ -126,7 +126,8 @@ func (k *Keeper) Hold(id string, run func(ctx context.Context)) bool {
 // errOver: what was to be changed has ended meanwhile.
 var errOver = errors.New("the job has ended meanwhile")
 
-// Claim marks a queued job as being sent now. An error means that it was
+// Claim marks a queued job as being sent now: until Sent, nobody asks its
+// device about it, as that would settle the start. An error means that it was
 // stopped while it waited.
 func (k *Keeper) Claim(id string, change func(*Job)) (Job, error) {
 	return k.cfg.Book.Update(id, func(j *Job) error {
@@ -134,10 +135,17 @@ func (k *Keeper) Claim(id string, change func(*Job)) (Job, error) {
 			return errOver
 		}
 		now := time.Now().UTC()
-		j.State, j.StartedAt, j.Owner = Running, &now, ""
+		j.State, j.StartedAt = Running, &now
 		change(j)
 		return nil
 	})
+}
+
+// Sent ends what Claim began, for a job that belongs to its device. seen: the
+// device has said that it runs.
+func (k *Keeper) Sent(id string, seen bool) error {
+	_, err := k.Change(id, func(j *Job) { j.Seen, j.Owner = seen, "" })
+	return err
 }
 
 // Change changes a job that has not ended.

@@ -2,6 +2,7 @@ package jobs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -9,25 +10,37 @@ import (
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/proto/audit"
 )
 
+// askPause is for the pool to notice that a connection has gone.
+const askPause = 200 * time.Millisecond
+
 // settleAfter is how long a start may be under way on a device.
 const settleAfter = time.Minute
 
-// ask is one question to a job's device.
-func (k *Keeper) ask(ctx context.Context, j Job, verb string, offsets [2]int64, limit int) (Look, error) {
+// ask is one question to a job's device. It is asked again if the connection
+// was lost with it: no question changes more than asking it once.
+func (k *Keeper) ask(ctx context.Context, j Job, verb string, offsets [2]int64, limit int) (l Look, err error) {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	lease, err := k.cfg.Acquire(ctx, j.Device)
-	if err != nil {
-		return Look{}, err
-	}
-	l, err := Ask(ctx, Channel{Client: lease.Client, Quote: k.cfg.Quote(j.Shell), Done: lease.Release}, j, verb, offsets, limit)
-	if err != nil {
-		return l, &sshpool.Error{
-			Code: sshpool.ConnectionLost, Stage: "exec", Err: fmt.Errorf("asking the device about the job: %w", err), Retriable: true,
-			Hint: "ask again: the job is not touched by this", FixBy: "model",
+	for again := true; ; again = false {
+		lease, err := k.cfg.Acquire(ctx, j.Device)
+		if err != nil {
+			return Look{}, err
+		}
+		l, err = Ask(ctx, Channel{Client: lease.Client, Quote: k.cfg.Quote(j.Shell), Done: lease.Release}, j, verb, offsets, limit)
+		switch {
+		case err == nil:
+			return l, nil
+		case !again || errors.Is(err, errNonsense) || ctx.Err() != nil:
+			return l, &sshpool.Error{
+				Code: sshpool.ConnectionLost, Stage: "exec", Err: fmt.Errorf("asking the device about the job: %w", err), Retriable: true,
+				Hint: "ask again: the job is not touched by this", FixBy: "model",
+			}
+		}
+		select {
+		case <-time.After(askPause):
+		case <-ctx.Done():
 		}
 	}
-	return l, nil
 }
 
 // Look asks the device how a job stands and for its output from the offsets
@@ -41,6 +54,9 @@ func (k *Keeper) look(ctx context.Context, id, verb string, offsets [2]int64, li
 	j, err := k.cfg.Book.Get(id)
 	if err != nil || !j.Detached {
 		return j, Look{}, err
+	}
+	if j.Owner != "" && !k.cfg.Book.Dead(j.Owner) {
+		return j, Look{State: "begun"}, nil // it is being sent
 	}
 	if !j.Seen && !j.State.Over() && verb == "look" {
 		verb = "claim"
@@ -125,7 +141,7 @@ func (j *Job) apply(l Look) {
 			j.ExitCode = &l.ExitCode
 		}
 	case "dead":
-		j.Seen = true
+		j.Seen = j.Seen || l.Began
 		j.end(Lost, "the device has no process of the job any more and no exit status: it was rebooted, or something else ended the job")
 		if l.Stop != "" {
 			j.end(Stopped, reasons[l.Stop]+"; how it ended was not seen")

@@ -94,7 +94,7 @@ gw_watch() {
 	kill -KILL -"$(cat "$gw_dir/group")"
 }
 gw_run() {
-	trap : HUP INT QUIT TERM USR1 USR2 ALRM
+	trap : HUP INT QUIT TERM USR1 USR2 ALRM PIPE # caught, not ignored: what we start is not to inherit it
 	gw_keep stdout <"$gw_dir/1" >/dev/null 2>&1 &
 	gw_keep stderr <"$gw_dir/2" >/dev/null 2>&1 &
 	exec 3>"$gw_dir/1" 4>"$gw_dir/2" 5>&1 >/dev/null 2>&1

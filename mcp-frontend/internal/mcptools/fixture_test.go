@@ -55,11 +55,29 @@ func (tr *trail) events() (events []string, records []audit.Record) {
 	return events, records
 }
 
+// logged is what the gateway logs, also in the background.
+type logged struct {
+	mu   sync.Mutex // guards text
+	text bytes.Buffer
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
 // gateway is a server with its tools and the trail they leave.
 type gateway struct {
 	mcp   *server.MCPServer
 	trail *trail
-	log   *bytes.Buffer
+	log   *logged
 	lists map[string]listed
 }
 
@@ -84,7 +102,7 @@ func newGateway(t *testing.T, knownHosts string, entries ...map[string]any) *gat
 	}
 	known := filepath.Join(t.TempDir(), "known_hosts")
 	sshdtest.Write(t, known, knownHosts, 0o644)
-	g := &gateway{trail: new(trail), log: new(bytes.Buffer)}
+	g := &gateway{trail: new(trail), log: new(logged)}
 	log := slog.New(slog.NewTextHandler(g.log, nil))
 	pool, err := sshpool.New(sshpool.Config{Devices: set, KnownHosts: known, LoadKey: keyfile.Load, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -208,7 +226,7 @@ func (g *gateway) call(t *testing.T, tool string, arguments any) called {
 	if e := c.run.Error; e != nil && (e.Code == "" || e.Message == "" || e.Stage == "" || e.Hint == "" || e.FixBy != byModel && e.FixBy != byOperator) {
 		t.Errorf("the error says too little: %+v", e)
 	}
-	if g.log.Len() > 0 {
+	if g.log.String() != "" {
 		t.Errorf("logged: %s", g.log)
 	}
 	return c

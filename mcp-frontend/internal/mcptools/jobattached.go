@@ -14,7 +14,7 @@ import (
 // attach runs a job that the device cannot keep: on a channel that the gateway
 // holds, with its output in the gateway's store. permit is nil if the job is on
 // record already.
-func (a *aJob) attach(lease *sshpool.Lease, job jobs.Job, permit func() error) (again bool, err error) {
+func (a *aJob) attach(lease *sshpool.Lease, job jobs.Job, why string, permit func() error) (again bool, err error) {
 	if permit != nil {
 		if err := permit(); err != nil {
 			lease.Release()
@@ -24,6 +24,7 @@ func (a *aJob) attach(lease *sshpool.Lease, job jobs.Job, permit func() error) (
 	keep := keeper{tools: a.tools, id: outputs.NewID()}
 	job, err = a.tools.cfg.Jobs.Change(job.ID, func(j *jobs.Job) {
 		j.Detached, j.Owner, j.OutputID = false, a.tools.cfg.Jobs.Owner(), keep.id
+		j.Reason = "it ends with the gateway's connection: " + why
 	})
 	if err != nil {
 		lease.Release()

@@ -143,24 +143,21 @@ func (a *aJob) send(ctx context.Context, id string) (again bool, err error) {
 		return false, err
 	}
 	if read == "" {
-		return a.attach(lease, job, a.permit) //nolint:contextcheck // the job outlives the call
+		return a.attach(lease, job, "the login shell is not POSIX", a.permit) //nolint:contextcheck // the job outlives the call
 	}
 	channel := jobs.Channel{Client: lease.Client, Quote: QuoteScript(job.Shell), Done: lease.Release}
 	err = jobs.Start(ctx, channel, job, read, a.permit)
 	switch {
 	case err == nil:
-		_, err = a.tools.cfg.Jobs.Change(id, func(j *jobs.Job) { j.Seen = true })
-		return false, err
+		return false, a.tools.cfg.Jobs.Sent(id, true)
 	case errors.Is(err, jobs.ErrUnclear):
-		a.tools.cfg.Log.Warn("it is not known whether a job began; the device is asked", "job_id", id, "device", a.device, "error", err)
-		return false, nil
+		return false, a.tools.cfg.Jobs.Sent(id, false) // whoever asks for the job asks the device
 	case errors.Is(err, jobs.ErrUnsupported):
-		a.tools.cfg.Log.Info("the device cannot keep a job by itself, so the gateway holds it", "job_id", id, "device", a.device, "why", err)
-		lease, err := a.tools.cfg.Pool.Acquire(ctx, a.device)
-		if err != nil {
-			return a.unsent(id, connectError(err))
+		lease, unreachable := a.tools.cfg.Pool.Acquire(ctx, a.device)
+		if unreachable != nil {
+			return a.unsent(id, connectError(unreachable))
 		}
-		return a.attach(lease, job, nil) //nolint:contextcheck // the job outlives the call
+		return a.attach(lease, job, err.Error(), nil) //nolint:contextcheck // the job outlives the call
 	}
 	return a.unsent(id, a.unsentReason(err))
 }
