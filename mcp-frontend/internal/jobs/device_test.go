@@ -40,7 +40,7 @@ func TestEnds(t *testing.T) {
 		} {
 			t.Run(login+"/"+name, func(t *testing.T) {
 				t.Parallel()
-				l := ended(t, client, started(t, client, c.text, time.Minute))
+				l := ended(t, client, started(t, client, c.text))
 				if l.State != "ended" || l.ExitCode != c.code || l.Signal != c.signal || string(l.Content[0]) != c.stdout || string(l.Content[1]) != c.stderr {
 					t.Errorf("got %+v with %q and %q; want %+v", l, l.Content[0], l.Content[1], c)
 				}
@@ -55,7 +55,7 @@ func TestPlace(t *testing.T) {
 	s := sshdtest.Start(t, sshdtest.Config{})
 	login := sshdtest.Plain(t)
 	client := s.Client(t, login)
-	j := started(t, client, "echo secret", time.Minute)
+	j := started(t, client, "echo secret")
 	ended(t, client, j)
 	info, err := os.Stat(place(t, login, j))
 	if err != nil || info.Mode().Perm() != 0o700 {
@@ -89,7 +89,9 @@ func TestSmallDevices(t *testing.T) {
 		"no sha256sum": {shell: sshdtest.Tool("dash"), without: "sha256sum"},
 		"no mkfifo":    {shell: sshdtest.Tool("dash"), without: "mkfifo", why: "tools: there is no mkfifo"},
 	} {
-		small := func(text string) string { return "exec " + c.shell + " -c '" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
+		small := func(text string) string {
+			return "exec " + c.shell + " -c '" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := sshdtest.Start(t, sshdtest.Config{Lines: []string{"SetEnv PATH=" + busyboxOnly(t, c.without) + " SHLVL=5"}})
@@ -142,11 +144,11 @@ func TestShells(t *testing.T) {
 				return
 			}
 			client := s.Client(t, login)
-			l := ended(t, client, started(t, client, "echo out; exit 201", time.Minute))
+			l := ended(t, client, started(t, client, "echo out; exit 201"))
 			if l.State != "ended" || l.ExitCode != 201 || l.Signal != "" || string(l.Content[0]) != "out\n" {
 				t.Errorf("got %+v with %q", l, l.Content)
 			}
-			l = ended(t, client, started(t, client, "kill -KILL $$", time.Minute))
+			l = ended(t, client, started(t, client, "kill -KILL $$"))
 			if l.Signal != "KILL" {
 				t.Errorf("got %+v", l)
 			}
@@ -159,7 +161,7 @@ func TestReadOnlyHome(t *testing.T) {
 	t.Parallel()
 	s := sshdtest.Start(t, sshdtest.Config{Lines: []string{"SetEnv HOME=/proc SHLVL=5"}})
 	client := s.Client(t, sshdtest.Plain(t))
-	j := started(t, client, "echo out", time.Minute)
+	j := started(t, client, "echo out")
 	if l := ended(t, client, j); string(l.Content[0]) != "out\n" {
 		t.Errorf("got %+v", l)
 	}
@@ -175,7 +177,7 @@ func TestRunawayOutput(t *testing.T) {
 	s := sshdtest.Start(t, sshdtest.Config{})
 	login := sshdtest.Plain(t)
 	client := s.Client(t, login)
-	j := started(t, client, "head -c 50000000 /dev/zero; echo err >&2; exit 3", time.Minute)
+	j := started(t, client, "head -c 50000000 /dev/zero; echo err >&2; exit 3")
 	l := ended(t, client, j)
 	if l.State != "ended" || l.ExitCode != 3 || l.Sizes[0] <= MaxOutput || l.Sizes[0] > MaxOutput+1<<20 || l.Limit != MaxOutput || string(l.Content[1]) != "err\n" {
 		t.Errorf("got state %s, code %d, sizes %v, limit %d", l.State, l.ExitCode, l.Sizes, l.Limit)
@@ -216,7 +218,7 @@ func TestReboot(t *testing.T) {
 	s := sshdtest.Start(t, sshdtest.Config{})
 	login := sshdtest.Plain(t)
 	client := s.Client(t, login)
-	j := started(t, client, "sleep 60", time.Minute)
+	j := started(t, client, "sleep 60")
 	pid := place(t, login, j) + "/pid"
 	text, err := os.ReadFile(pid)
 	if err != nil {
@@ -291,5 +293,26 @@ func TestHostileAnswers(t *testing.T) {
 				t.Error("believed that the job began")
 			}
 		})
+	}
+}
+
+// Dropbear gives commands no process group of their own, so setsid must: with
+// it a job and all that it starts can be stopped.
+func TestDropbear(t *testing.T) {
+	t.Parallel()
+	if os.Getuid() != 0 {
+		t.Skip("not root: dropbear needs the user's own authorized_keys")
+	}
+	client := sshdtest.Dropbear(t, sshdtest.LoginWith(t, "mksh")) // a user that no other test of dropbear has
+	if client == nil {
+		return
+	}
+	m := newMarked(t)
+	j := started(t, client, "echo out; sleep "+string(m)+" | sleep "+string(m))
+	m.running(t, 3)
+	ask(t, client, j, "TERM")
+	l := ended(t, client, j)
+	if l.State != "ended" || l.Stop != "asked" || l.Signal != "TERM" || l.GroupAlive || len(m.pids(t)) > 0 {
+		t.Errorf("got %+v, %v left", l, m.pids(t))
 	}
 }

@@ -39,9 +39,9 @@ func channel(client *ssh.Client) Channel {
 }
 
 // started is a job on a device that runs text.
-func started(t *testing.T, client *ssh.Client, text string, maxRuntime time.Duration) Job {
+func started(t *testing.T, client *ssh.Client, text string) Job {
 	t.Helper()
-	j := prepared(text, maxRuntime)
+	j := prepared(text, time.Minute)
 	if err := Start(t.Context(), channel(client), j, ReadByLogin, nil); err != nil {
 		t.Fatal(err)
 	}

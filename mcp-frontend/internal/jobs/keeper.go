@@ -179,29 +179,42 @@ func (k *Keeper) visit(device string, jobs []Job) {
 	}
 }
 
+// hurry lets the next round look after a device: a job of it has ended, and
+// another may have its turn.
+func (k *Keeper) hurry(device string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if p := k.polls[device]; p != nil {
+		p.next = time.Now()
+	}
+}
+
 // follow learns what has become of a device's jobs, and sends what waits.
 func (k *Keeper) follow(ctx context.Context, device string, jobs []Job) error {
-	var failed error
 	for _, j := range jobs {
-		switch {
-		case j.Expired(time.Now()):
-			if j.Detached {
-				_, _ = k.ask(ctx, j, "forget", [2]int64{}, 0) // the device removes it by itself after a few days more
-			}
-			if err := k.cfg.Book.Remove(j.ID); err != nil {
-				k.cfg.Log.Error("an old job could not be forgotten", "job_id", j.ID, "error", err)
-			}
-		case j.State == Queued:
-		default:
-			if _, _, err := k.Look(ctx, j.ID, [2]int64{}, 0); err != nil {
-				failed = err
-			}
+		if j.Expired(time.Now()) {
+			k.forget(ctx, j)
 		}
-		if failed != nil {
-			return failed
+	}
+	for _, j := range jobs {
+		if j.State == Running {
+			if _, _, err := k.Look(ctx, j.ID, [2]int64{}, 0); err != nil {
+				return err
+			}
 		}
 	}
 	return k.sendWaiting(ctx, device)
+}
+
+// forget removes an old job, also from its device if that can be asked. One
+// that cannot removes it by itself when it starts another, some days later.
+func (k *Keeper) forget(ctx context.Context, j Job) {
+	if j.Detached {
+		_, _ = k.ask(ctx, j, "forget", [2]int64{}, 0) // see above
+	}
+	if err := k.cfg.Book.Remove(j.ID); err != nil {
+		k.cfg.Log.Error("an old job could not be forgotten", "job_id", j.ID, "error", err)
+	}
 }
 
 // Get returns a job as it was known last; ErrUnknown if there is none.

@@ -101,6 +101,9 @@ func (k *Keeper) settle(j Job, l Look) (Job, error) {
 		*kept = changed
 		return nil
 	})
+	if changed.State.Over() {
+		k.hurry(j.Device)
+	}
 	return changed, err
 }
 
@@ -178,6 +181,7 @@ func (k *Keeper) end(id string, s State, reason string) {
 
 // Finish closes an attached job as change says.
 func (k *Keeper) Finish(id string, sums [2]string, change func(*Job)) {
+	var device string
 	_, err := k.cfg.Book.Update(id, func(j *Job) error {
 		if j.State.Over() {
 			return errOver
@@ -189,8 +193,10 @@ func (k *Keeper) Finish(id string, sums [2]string, change func(*Job)) {
 			event = "job_lost"
 		}
 		_ = k.record(event, *j, sums) // it has run: how it ended is kept all the same
+		device = j.Device
 		return nil
 	})
+	k.hurry(device)
 	if err != nil {
 		k.cfg.Log.Error("the end of a job could not be kept", "job_id", id, "error", err)
 	}

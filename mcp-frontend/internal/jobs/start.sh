@@ -116,14 +116,17 @@ gw_run() {
 	gw_watch 3>&- 4>&- &
 	gw_watcher=$!
 	# A shell cannot tell an exit code above 128 from a signal. So a POSIX shell
-	# that ends by itself leaves its code on descriptor 9.
+	# that ends by itself leaves its code on descriptor 9. In a Korn shell such a
+	# trap changes the code itself: there, what may be a signal is taken for one.
 	gw_program=${SHELL:-/bin/sh}
 	case $gw_shell in
 	foreign) ;;
 	sh) gw_program=/bin/sh ;;
 	esac
-	[ "$gw_shell" = foreign ] || gw_text="'trap' '\\echo \$? >&9' 'EXIT'
+	if [ "$gw_shell" != foreign ] && [ -z "$("$gw_program" -c 'echo $KSH_VERSION')" ]; then
+		gw_text="'trap' '\\echo \$? >&9' 'EXIT'
 $gw_text"
+	fi
 	(
 		umask "$gw_umask"
 		[ -n "$gw_own" ] || exec "$gw_program" -c "$gw_text"

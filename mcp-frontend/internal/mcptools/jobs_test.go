@@ -80,12 +80,11 @@ func TestJobStartIsCut(t *testing.T) {
 				var armed atomic.Bool
 				var pieces atomic.Int64
 				see := func([]byte) bool { return !armed.Load() || pieces.Add(1) <= nth }
-				p := sshdtest.NewProxy(t, sshdtest.Address(s.Host, s.Port), sshdtest.See{})
-				if direction == "to the device" {
-					p = sshdtest.NewProxy(t, sshdtest.Address(s.Host, s.Port), sshdtest.See{ToServer: see})
-				} else {
-					p = sshdtest.NewProxy(t, sshdtest.Address(s.Host, s.Port), sshdtest.See{ToClient: see})
+				ways := sshdtest.See{ToServer: see}
+				if direction == "from the device" {
+					ways = sshdtest.See{ToClient: see}
 				}
+				p := sshdtest.NewProxy(t, sshdtest.Address(s.Host, s.Port), ways)
 				g := newGateway(t, s.Known("edge")+"\n", entryOf(t, "edge", s, map[string]any{"port": p.Port, "policy": map[string]any{"shell": true}}))
 				g.call(t, "ssh_run", args{"device": "edge", "command": "true"}) // so that the shell is known
 				armed.Store(true)

@@ -1,13 +1,8 @@
 package remote
 
 import (
-	"bytes"
 	"context"
-	"net"
-	"os/exec"
-	"path/filepath"
 	"strconv"
-	"syscall"
 	"testing"
 
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/policy"
@@ -94,48 +89,13 @@ func TestProbeOfNoShell(t *testing.T) {
 // Dropbear is what routers and small boards have.
 func TestDropbear(t *testing.T) {
 	t.Parallel()
-	program := sshdtest.Tool("dropbear")
-	if _, err := exec.LookPath(program); err != nil {
-		t.Log("dropbear is not installed here (dropbear-bin): not tested")
-		return
-	}
 	if sshdtest.Plain(t) != "e2e-user" {
 		t.Skip("not root: dropbear needs the user's own authorized_keys")
 	}
-	dir := t.TempDir()
-	hostKey, userKey := sshdtest.NewKey(t, "ed25519"), sshdtest.NewKey(t, "ed25519")
-	converted := filepath.Join(dir, "host")
-	sshdtest.Output(t, "dropbearconvert", "openssh", "dropbear", hostKey.Path, converted)
-	login := sshdtest.LoginWith(t, "dash")
-	sshdtest.AuthorizeIn(t, login, userKey)
-
-	ln, err := net.Listen("tcp", "127.0.0.1:0") // which port is free
-	if err != nil {
-		t.Fatal(err)
+	client := sshdtest.Dropbear(t, sshdtest.LoginWith(t, "dash"))
+	if client == nil {
+		return
 	}
-	address := ln.Addr().String()
-	_ = ln.Close()
-	var log bytes.Buffer
-	cmd := exec.Command(program, "-F", "-E", "-s", "-r", converted, "-P", filepath.Join(dir, "pid"), "-p", address)
-	cmd.Stderr = &log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		_ = cmd.Wait()
-		if t.Failed() {
-			t.Log(log.String())
-		}
-	})
-	var nc net.Conn
-	sshdtest.Eventually(t, "dropbear listens", func() bool {
-		nc, err = net.Dial("tcp", address)
-		return err == nil
-	})
-
-	client := sshdtest.Client(t, nc, login, userKey, hostKey)
 	mustExit(t, posix(t, client, "echo out; echo err >&2; exit 9"), 9, "out\n", "err\n")
 	if kind, err := ProbeShell(bounded(t), client); err != nil || kind != Posix {
 		t.Errorf("got %q, %v", kind, err)
