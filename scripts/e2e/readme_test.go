@@ -139,6 +139,26 @@ func TestReadmeApproval(t *testing.T) {
 	c.run(t, directDevice, command, args{"approval_id": id}).refused(t, "APPROVAL_DECLINED")
 }
 
+// The job of the README is one that can be started, and ends.
+func TestReadmeJob(t *testing.T) {
+	t.Parallel()
+	userKey := newKey(t)
+	f := newFrontend(t, "")
+	f.addDirect(t, directDevice, startSSHD(t, userKey), logins[0], userKey)
+	c := f.stdio(t)
+	var a args
+	if err := json.Unmarshal([]byte(jsonBlock(t, "job")), &a); err != nil {
+		t.Fatal(err)
+	}
+	j := c.job(t, "ssh_job_start", a)
+	if j.Error != nil || j.Name == "" {
+		t.Fatalf("got %+v, error %+v", j, j.Error)
+	}
+	if got, stdout := c.followed(t, j.JobID); got.State != "exited" || len(stdout) == 0 {
+		t.Errorf("got %+v, %q", got, stdout)
+	}
+}
+
 // An MCP client's configuration names a command that exists.
 func TestReadmeClientConfiguration(t *testing.T) {
 	t.Parallel()

@@ -17,6 +17,7 @@ import (
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/approvals"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/connections"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/files"
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/jobs"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/mcpserve"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/mcptools"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/outputs"
@@ -37,7 +38,7 @@ type gatewayFlags struct {
 	AuditKeep    int           `default:"10" help:"Rotated audit files that are kept."`
 	TransferDir  string        `placeholder:"DIR" help:"Where sftp_upload reads and sftp_download writes (default transfers beside connections.json)."`
 	ApprovalTTL  time.Duration `name:"approval-ttl" default:"15m" help:"How long a request waits for a human, and a human's yes for its use."`
-	StateDir     string        `placeholder:"DIR" help:"Long outputs, for an hour (default state beside connections.json)."`
+	StateDir     string        `placeholder:"DIR" help:"Jobs, for a day after their end, and long outputs, for an hour (default state beside connections.json)."`
 	KeysDir      string        `placeholder:"DIR" help:"Client keys; gateway.key is made at first start (default keys beside connections.json)."`
 }
 
@@ -58,6 +59,8 @@ type gateway struct {
 	sessions  *sessions
 	transfers *files.Dir
 	waiting   *approvals.Store
+	book      *jobs.Book
+	jobs      *jobs.Keeper
 	rules     atomic.Pointer[map[string]rules]
 	hangup    chan os.Signal // SIGHUP asks for a reload
 	// operator says whether there is an operator's socket; set before serving.
@@ -129,8 +132,15 @@ func (g *gateway) serveTools() error {
 	if err != nil {
 		return err
 	}
+	if g.book, err = jobs.Open(filepath.Join(g.flags.stateDir(), "jobs"), g.log); err != nil {
+		return err
+	}
+	g.jobs, err = jobs.NewKeeper(jobs.Config{Book: g.book, Acquire: g.pool.Acquire, Quote: mcptools.QuoteScript, Record: g.append, Log: g.log})
+	if err != nil {
+		return err
+	}
 	server, err := mcptools.New(versionText(), mcptools.Config{
-		Pool: g.pool, Tunnels: g.tunnels, Outputs: kept, Transfers: g.transfers,
+		Pool: g.pool, Tunnels: g.tunnels, Outputs: kept, Transfers: g.transfers, Jobs: g.jobs,
 		Approvals: g.waiting, Operator: func() bool { return g.operator },
 		Policy: func(device string) *policy.Policy { return g.rulesOf(device).policy },
 		Limits: func(device string) mcptools.Limits { return g.rulesOf(device).limits },
@@ -256,6 +266,9 @@ func (g *gateway) close() {
 	if g.transfers != nil {
 		_ = g.transfers.Close()
 	}
+	if g.book != nil {
+		g.book.Close()
+	}
 	if g.trail != nil {
 		_ = g.trail.Close()
 	}
@@ -267,7 +280,7 @@ func (g *gateway) run(ctx context.Context, serve ...func(ctx context.Context) er
 	if _, err := g.trail.Append(audit.Record{Event: "started"}); err != nil {
 		return err
 	}
-	parts := append(serve, g.watch, g.waiting.Run)
+	parts := append(serve, g.watch, g.waiting.Run, g.jobs.Run)
 	if g.tunnels != nil {
 		parts = append(parts, g.tunnels.Run)
 	}

@@ -29,19 +29,19 @@ exit 0`
 
 // facts are what a device says of itself. Each may be missing.
 type facts struct {
-	OS        string  `json:"os,omitempty"`
-	OSRelease string  `json:"os_release,omitempty"`
-	Kernel    string  `json:"kernel,omitempty"`
-	Arch      string  `json:"arch,omitempty"`
-	Hostname  string  `json:"hostname,omitempty"`
-	User      *user   `json:"user,omitempty"`
-	Init      string  `json:"init,omitempty"`
-	Disk      *disk   `json:"disk,omitempty"`
-	Memory    *memory `json:"memory,omitempty"`
-	UptimeS   *int64  `json:"uptime_s,omitempty"`
+	OS        string   `json:"os,omitempty"`
+	OSRelease string   `json:"os_release,omitempty"`
+	Kernel    string   `json:"kernel,omitempty"`
+	Arch      string   `json:"arch,omitempty"`
+	Hostname  string   `json:"hostname,omitempty"`
+	User      *account `json:"user,omitempty"`
+	Init      string   `json:"init,omitempty"`
+	Disk      *disk    `json:"disk,omitempty"`
+	Memory    *memory  `json:"memory,omitempty"`
+	UptimeS   *int64   `json:"uptime_s,omitempty"`
 }
 
-type user struct {
+type account struct {
 	Name string `json:"name,omitempty"`
 	UID  int64  `json:"uid"`
 }
@@ -78,7 +78,7 @@ func parseFacts(answer string) (f facts, ok bool) {
 	}
 	uid, name, _ := strings.Cut(said["user"], " ")
 	if n, isUID := number(uid); isUID {
-		f.User = &user{Name: clean(name), UID: n}
+		f.User = &account{Name: clean(name), UID: n}
 	}
 	f.Disk = parseDisk(said["disk"])
 	f.Memory = parseMemory(said)

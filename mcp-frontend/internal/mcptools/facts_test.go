@@ -27,7 +27,7 @@ gateway-fact memory
 gateway-fact booted { sec = 1700000000, usec = 123456 } Tue Nov 14 22:13:20 2023
 gateway-fact now 1700000060`,
 			facts{
-				OS: "Darwin", Arch: "arm64", User: &user{"admin", 501}, Init: "launchd",
+				OS: "Darwin", Arch: "arm64", User: &account{"admin", 501}, Init: "launchd",
 				Disk:   &disk{971350180 << 10, 9566168 << 10, 403171124 << 10},
 				Memory: &memory{TotalBytes: 17179869184}, UptimeS: count(60),
 			},
@@ -40,7 +40,7 @@ gateway-fact now 1700000060`,
 		"the first one counts": {
 			"gateway-fact os Linux\ngateway-fact os Other\n", facts{OS: "Linux"},
 		},
-		"a user without a name": {"gateway-fact user 1000 \n", facts{User: &user{UID: 1000}}},
+		"a user without a name": {"gateway-fact user 1000 \n", facts{User: &account{UID: 1000}}},
 		"what is no number": {
 			"gateway-fact user root root\ngateway-fact MemTotal: -5\ngateway-fact uptime 1e9\ngateway-fact disk / 1 2 3\ngateway-fact booted x\ngateway-fact now 99999999999999999999",
 			facts{},

@@ -20,6 +20,7 @@ import (
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/approvals"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/connections"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/files"
+	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/jobs"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/outputs"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/policy"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/sshdtest"
@@ -56,12 +57,30 @@ func (tr *trail) events() (events []string, records []audit.Record) {
 	return events, records
 }
 
+// logged is what the gateway logs, also in the background.
+type logged struct {
+	mu   sync.Mutex // guards text
+	text bytes.Buffer
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
 // gateway is a server with its tools and the trail they leave.
 type gateway struct {
 	mcp     *server.MCPServer
 	waiting *approvals.Store
 	trail   *trail
-	log     *bytes.Buffer
+	log     *logged
 	lists   map[string]listed
 
 	transfers string // the directory
@@ -88,7 +107,7 @@ func newGateway(t *testing.T, knownHosts string, entries ...map[string]any) *gat
 	}
 	known := filepath.Join(t.TempDir(), "known_hosts")
 	sshdtest.Write(t, known, knownHosts, 0o644)
-	g := &gateway{trail: new(trail), log: new(bytes.Buffer)}
+	g := &gateway{trail: new(trail), log: new(logged)}
 	log := slog.New(slog.NewTextHandler(g.log, nil))
 	pool, err := sshpool.New(sshpool.Config{Devices: set, KnownHosts: known, LoadKey: keyfile.Load, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -99,6 +118,19 @@ func newGateway(t *testing.T, knownHosts string, entries ...map[string]any) *gat
 	if err != nil {
 		t.Fatal(err)
 	}
+	book, err := jobs.Open(t.TempDir(), log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(book.Close)
+	keeper, err := jobs.NewKeeper(jobs.Config{Book: book, Acquire: pool.Acquire, Quote: QuoteScript, Record: g.trail.append, Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	var keeping sync.WaitGroup
+	keeping.Go(func() { _ = keeper.Run(ctx) })
+	t.Cleanup(func() { stop(); keeping.Wait() })
 	g.waiting, err = approvals.New(approvals.Config{TTL: time.Minute, Log: log, Record: func(r audit.Record) error {
 		_, err := g.trail.append(r)
 		return err
@@ -113,7 +145,7 @@ func newGateway(t *testing.T, knownHosts string, entries ...map[string]any) *gat
 	}
 	t.Cleanup(func() { _ = transfers.Close() })
 	g.mcp, err = New("test", Config{
-		Pool: pool, Outputs: store, Transfers: transfers, Record: g.trail.append, Log: log,
+		Pool: pool, Outputs: store, Transfers: transfers, Jobs: keeper, Record: g.trail.append, Log: log,
 		Approvals: g.waiting, Operator: func() bool { return true },
 		Policy: func(name string) *policy.Policy {
 			d, _ := set.Lookup(name)
@@ -220,7 +252,7 @@ func (g *gateway) call(t *testing.T, tool string, arguments any) called {
 	if e := c.run.Error; e != nil && (e.Code == "" || e.Message == "" || e.Stage == "" || e.Hint == "" || e.FixBy != byModel && e.FixBy != byOperator) {
 		t.Errorf("the error says too little: %+v", e)
 	}
-	if g.log.Len() > 0 {
+	if g.log.String() != "" {
 		t.Errorf("logged: %s", g.log)
 	}
 	return c

@@ -228,7 +228,7 @@ func TestArgumentMessages(t *testing.T) {
 		{"ssh_run", args{"device": "edge", "command": "ls\x00"}, "command must be text without NUL characters"},
 		{"ssh_run", args{"device": "edge", "command": "ls", "cwd": "tmp"}, "cwd must be an absolute path"},
 		{"ssh_run", args{"device": long, "command": "ls"}, "device has 64 characters, at most 63 are taken"},
-		{"ssh_run", args{"device": "edge", "command": "ls", "host": "x"}, "unknown argument host; allowed are command, cwd, device, dry_run, max_output_bytes, stdin, timeout_s"},
+		{"ssh_run", args{"device": "edge", "command": "ls", "host": "x"}, "unknown argument host; allowed are approval_id, command, cwd, device, dry_run, max_output_bytes, stdin, timeout_s"},
 		{"ssh_list_devices", args{"state": "on"}, "state must be one of up, down, unknown, backing_off, misconfigured"},
 	} {
 		got := ""

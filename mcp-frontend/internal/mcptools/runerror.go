@@ -18,7 +18,7 @@ func runError(seen remote.Result, timeout, longest time.Duration) *toolError {
 		return nil
 	case remote.TimedOut:
 		e.Code, e.Message = "TIMEOUT", fmt.Sprintf("the command was stopped after %s", timeout)
-		e.Hint = "run something shorter, or give it a longer timeout_s; " + stateHint(seen)
+		e.Hint = "run something shorter, give it a longer timeout_s, or start it with ssh_job_start; " + stateHint(seen)
 		if longest > 0 && timeout >= longest {
 			e.Hint = "run something shorter: this device allows no longer timeout_s; " + stateHint(seen)
 		}

@@ -176,7 +176,7 @@ func (r *reader) stmt(s *syntax.Stmt, operator string) *refusal {
 	case len(s.Comments) > 0:
 		return r.comment(s.Comments[0])
 	case s.Background, s.Coprocess, s.Disown:
-		return refuse(ruleBackground, r.column(s.Semicolon), "& runs a command in the background, unseen: run it in the foreground with a longer timeout_s, or quote the &")
+		return refuse(ruleBackground, r.column(s.Semicolon), "& runs a command in the background, unseen: run it in the foreground, start it with ssh_job_start if it takes long, or quote the &")
 	case s.Negated:
 		return refuse(ruleCompound, at, "! is not static: read the exit code instead, or quote the !")
 	}

@@ -74,8 +74,9 @@ type Command struct {
 	Lost func() bool
 	// Stopping is called when the run is about to be stopped; nil for none.
 	Stopping func()
-	// abandon: when ctx ends, the command is left alone.
-	abandon bool
+	// Abandon: when ctx ends, the command is left alone. For what is harmless
+	// and short, or is meant to go on.
+	Abandon bool
 	// Permit is asked while the channel is being opened. Nothing is sent unless
 	// it returns nil; its error becomes the result's. nil permits.
 	Permit func() error

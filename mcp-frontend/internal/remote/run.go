@@ -118,7 +118,7 @@ func (r *run) run(ctx context.Context) Result {
 			}
 			return r.lost()
 		case <-ctx.Done():
-			if r.command.abandon {
+			if r.command.Abandon {
 				return Result{Outcome: stopOutcome(ctx), Executed: Maybe, State: StateMayBeRunning}
 			}
 			return r.stop(ctx, accepted != nil, ended, drained)

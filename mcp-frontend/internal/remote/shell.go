@@ -47,7 +47,7 @@ func ProbeShell(ctx context.Context, client *ssh.Client) (Shell, error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	for _, p := range probes {
-		r := Run(ctx, client, Command{Text: p.text, MaxOutput: probeOutput, abandon: true})
+		r := Run(ctx, client, Command{Text: p.text, MaxOutput: probeOutput, Abandon: true})
 		if r.Outcome != Exited {
 			if r.Err == nil {
 				r.Err = errors.New("the device's shell did not answer")
@@ -76,7 +76,7 @@ func ProbeSetsid(ctx context.Context, client *ssh.Client) (bool, error) {
 	defer cancel()
 	r := Run(ctx, client, Command{
 		Text:      "kill -0 -$$ 2>/dev/null || { command -v setsid >/dev/null && echo needs setsid; }",
-		MaxOutput: probeOutput, abandon: true,
+		MaxOutput: probeOutput, Abandon: true,
 	})
 	if r.Outcome != Exited && r.Err == nil {
 		r.Err = errors.New("the device's shell did not answer")

@@ -21,7 +21,7 @@ var ErrAnswer = errors.New("the login shell did not run the command")
 // connection lost.
 func TryExec(ctx context.Context, client *ssh.Client) error {
 	word := rand.Text()
-	r := Run(ctx, client, Command{Text: "echo " + word, MaxOutput: 1 << 10, abandon: true})
+	r := Run(ctx, client, Command{Text: "echo " + word, MaxOutput: 1 << 10, Abandon: true})
 	switch {
 	case r.Outcome == Exited && strings.Contains(string(r.Stdout.Bytes()), word):
 		return nil
@@ -29,6 +29,8 @@ func TryExec(ctx context.Context, client *ssh.Client) error {
 		return fmt.Errorf("%w: exit code %d", ErrAnswer, *r.ExitCode)
 	case r.Outcome == Signaled:
 		return fmt.Errorf("%w: it was ended by the signal %s", ErrAnswer, r.Signal)
+	case r.Refused && !errors.Is(r.Err, ErrRefused): // it was the channel that was refused
+		return fmt.Errorf("%w: %w", ErrRefused, r.Err)
 	case r.Err != nil:
 		return r.Err
 	}

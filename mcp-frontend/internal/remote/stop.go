@@ -137,7 +137,7 @@ func (r *run) ask(ctx context.Context, kill string) groupState {
 	if r.command.Quote != nil {
 		kill = r.command.Quote(kill)
 	}
-	answer := Run(ctx, r.client, Command{Text: kill, MaxOutput: 1 << 10, abandon: true})
+	answer := Run(ctx, r.client, Command{Text: kill, MaxOutput: 1 << 10, Abandon: true})
 	switch {
 	case answer.Outcome == Exited && *answer.ExitCode == 0:
 		return groupAlive

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -97,7 +98,27 @@ func AuthorizeIn(tb testing.TB, login string, key Key) {
 		tb.Fatal(err)
 	}
 	path := filepath.Join(dir, "authorized_keys")
-	Write(tb, path, key.Public+"\n", 0o600)
-	tb.Cleanup(func() { _ = os.Remove(path) })
+	line := key.Public + "\n"
+	// Other tests let their keys in meanwhile, also in other processes.
+	rewrite(tb, path, func(lines string) string { return lines + line })
+	tb.Cleanup(func() { rewrite(tb, path, func(lines string) string { return strings.ReplaceAll(lines, line, "") }) })
 	Output(tb, "chown", "-R", login+":", dir)
+}
+
+// rewrite changes a file that other processes change in the same way.
+func rewrite(tb testing.TB, path string, change func(lines string) string) {
+	tb.Helper()
+	lock, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // the path is ours
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer func() { _ = lock.Close() }()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil { //nolint:gosec // a descriptor
+		tb.Fatal(err)
+	}
+	lines, err := os.ReadFile(path) //nolint:gosec // the path is ours
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		tb.Fatal(err)
+	}
+	Write(tb, path, change(string(lines)), 0o600)
 }
