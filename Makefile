@@ -43,6 +43,10 @@ test: setup build ## run every test
 e2e: setup build ## run the whole-system tests only: both programs, real OpenSSH, an independent MCP client
 	E2E_BIN=$(abspath $(BIN)) go test -count=1 -v ./scripts/e2e/...
 
+.PHONY: deploy-test
+deploy-test: ## check the Kubernetes manifests and systemd units, and run the pair as both would (needs root or sudo)
+	DEPLOY_TEST_ROOT=required go test -count=1 -v ./scripts/deploy/...
+
 .PHONY: inspector
 inspector: setup build ## check the answers to the MCP inspector's command line (from npm), through stdio and attach
 	@BIN=$(abspath $(BIN)) scripts/inspector.sh
