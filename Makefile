@@ -44,7 +44,7 @@ e2e: setup build ## run the whole-system tests only: both programs, real OpenSSH
 	E2E_BIN=$(abspath $(BIN)) go test -count=1 -v ./scripts/e2e/...
 
 .PHONY: deploy-test
-deploy-test: ## check the Kubernetes manifests and systemd units, and run the pair as both would (needs root or sudo)
+deploy-test: setup ## check the Kubernetes manifests and systemd units, and run the pair as both would (needs root or sudo)
 	DEPLOY_TEST_ROOT=required go test -count=1 -v ./scripts/deploy/...
 
 .PHONY: inspector
