@@ -111,7 +111,7 @@ func (g *gateway) serveTools() error {
 	if err != nil {
 		return err
 	}
-	server, err := mcptools.New(versionText(), mcptools.Config{
+	server, err := mcptools.New(program.Version(version), mcptools.Config{
 		Pool: g.pool, Tunnels: g.tunnels, Outputs: kept,
 		Policy: func(device string) *policy.Policy { return g.rulesOf(device).policy },
 		Limits: func(device string) mcptools.Limits { return g.rulesOf(device).limits },
@@ -127,13 +127,6 @@ func (g *gateway) serveTools() error {
 	}
 	g.mcp, err = mcpserve.New(mcpserve.Config{MCP: server, Log: g.log})
 	return err
-}
-
-func versionText() string {
-	if version == "" {
-		return "devel"
-	}
-	return version
 }
 
 func callerOf(ctx context.Context) mcptools.Caller {
