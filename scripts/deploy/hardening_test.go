@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -233,6 +234,27 @@ func TestPod(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// inPod is a command in a container, as the READMEs give it.
+var inPod = regexp.MustCompile(`exec (?:-i )?(\S+)-0 -c (\S+) -- /(\S+) ([a-z]+(?: (?:public|import)\b)?)`)
+
+// What an operator is told to run in the pod is there.
+func TestReadmesNameWhatIsInThePod(t *testing.T) {
+	t.Parallel()
+	c := base(t)
+	text := read(t, "README.md") + read(t, "compose", "kubernetes", "README.md")
+	commands := inPod.FindAllStringSubmatch(text, -1)
+	if len(commands) < 4 || len(commands) != strings.Count(text, " -c mcp-frontend -- ") {
+		t.Errorf("%d commands in the pod were found: %v", len(commands), commands)
+	}
+	for _, command := range commands {
+		if c.sets[command[1]] == nil || command[2] != command[3] {
+			t.Errorf("no pod or container for %v", command)
+		}
+		containerOf(t, c, command[2])
+		help(t, command[3], strings.Fields(command[4])...)
 	}
 }
 

@@ -156,8 +156,10 @@ func (p *pod) start(t *testing.T, change corev1.PodFSGroupChangePolicy) *running
 		t.Fatal(err)
 	}
 	r := &running{pod: p}
-	r.cmd = asRoot(t, "unshare", "--mount", "--net", "--propagation", "private",
-		"sh", script, p.dir, fmt.Sprint(*p.spec.SecurityContext.FSGroup), string(change))
+	words := asRoot(t, "unshare", "--mount", "--net", "--propagation", "private",
+		"sh", script, p.dir, fmt.Sprint(*p.spec.SecurityContext.FSGroup), string(change)).Args
+	// Ended through its input alone: what it started, only it can end.
+	r.cmd = exec.Command(words[0], words[1:]...)
 	r.cmd.Stderr = t.Output()
 	if r.stdin, err = r.cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
@@ -169,7 +171,10 @@ func (p *pod) start(t *testing.T, change corev1.PodFSGroupChangePolicy) *running
 	if err := r.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = r.stdin.Close() })
+	t.Cleanup(func() {
+		_ = r.stdin.Close()
+		_ = r.cmd.Wait() // fails if stop has waited
+	})
 	r.out = bufio.NewScanner(stdout)
 	r.pid = r.next(t)
 	for line := r.next(t); line != "started"; line = r.next(t) {
