@@ -16,6 +16,12 @@ if [ "${4:-}" = inside ]; then
 	mount --bind "$3" "$root/src/bin"
 	cd "$root"
 	mount -t proc proc proc
+	# What is set there is the whole kernel's, so this systemd sets nothing.
+	for shared in proc/sys proc/sysrq-trigger; do
+		[ -e "$shared" ] || continue
+		mount --bind "$shared" "$shared"
+		mount -o remount,bind,ro "$shared"
+	done
 	mount -t sysfs -o ro sysfs sys
 	mount -t cgroup2 cgroup2 sys/fs/cgroup
 	for volatile in run tmp dev; do mount -t tmpfs -o mode=0755 tmpfs "$volatile"; done
