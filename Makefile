@@ -10,7 +10,7 @@ TOOLS := bin/tools
 STAMP  = $(TOOLS)/stamp-buf-$(BUF_VERSION)
 
 # The images are stamped with the same variable (compose/Dockerfile).
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+VERSION ?= $(shell git describe --tags --match 'v[0-9]*' --always --dirty 2>/dev/null || echo dev)
 
 BUF_VERSION := v1.75.0
 FUZZTIME    ?= 30s
@@ -42,6 +42,10 @@ test: setup build ## run every test
 .PHONY: e2e
 e2e: setup build ## run the whole-system tests only: both programs, real OpenSSH, an independent MCP client
 	E2E_BIN=$(abspath $(BIN)) go test -count=1 -v ./scripts/e2e/...
+
+.PHONY: deploy-test
+deploy-test: setup ## check the Kubernetes manifests and systemd units, and run the pair as both would (needs root or sudo)
+	DEPLOY_TEST_ROOT=required go test -count=1 -v ./scripts/deploy/...
 
 .PHONY: inspector
 inspector: setup build ## check the answers to the MCP inspector's command line (from npm), through stdio and attach
@@ -98,6 +102,10 @@ generate: $(STAMP) ## regenerate proto/tunnel/v1/*.pb.go
 .PHONY: images
 images: ## build both container images
 	GATEWAY_VERSION=$(VERSION) docker compose -f compose/compose.yaml build
+
+.PHONY: release-test
+release-test: ## make a release in a scratch repository, and go install both programs from its tags
+	@scripts/release-test.sh
 
 .PHONY: compose-test
 compose-test: ## start the pair with docker compose and check what runs (needs a Docker engine, or root to start one)

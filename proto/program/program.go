@@ -45,7 +45,7 @@ func (p Program) Run(ctx context.Context, args []string, streams Streams) int {
 	var ended bool // by --help or --version
 	parser, err := kong.New(p.CLI,
 		kong.Name(p.Name), kong.Description(p.About),
-		kong.Vars{"version": p.Name + " " + p.version()},
+		kong.Vars{"version": p.Name + " " + Version(p.Version)},
 		kong.DefaultEnvars(strings.ToUpper(strings.ReplaceAll(p.Name, "-", "_"))),
 		kong.Writers(streams.Out, streams.Err),
 		kong.Exit(func(int) { ended = true }),
@@ -90,9 +90,11 @@ func Brief(err error, all string) error {
 // ErrSaid fails a command that has already said why.
 var ErrSaid = errors.New("failed, as said above")
 
-func (p Program) version() string {
-	if p.Version != "" {
-		return p.Version
+// Version is what a program calls itself: what the linker stamped, else the
+// version of its module, which `go install` of a release records.
+func Version(stamped string) string {
+	if stamped != "" {
+		return stamped
 	}
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
 		return info.Main.Version

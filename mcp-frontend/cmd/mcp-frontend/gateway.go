@@ -139,7 +139,7 @@ func (g *gateway) serveTools() error {
 	if err != nil {
 		return err
 	}
-	server, err := mcptools.New(versionText(), mcptools.Config{
+	server, err := mcptools.New(program.Version(version), mcptools.Config{
 		Pool: g.pool, Tunnels: g.tunnels, Outputs: kept, Transfers: g.transfers, Jobs: g.jobs,
 		Approvals: g.waiting, Operator: func() bool { return g.operator },
 		Policy: func(device string) *policy.Policy { return g.rulesOf(device).policy },
@@ -157,13 +157,6 @@ func (g *gateway) serveTools() error {
 	g.sessions = &sessions{record: g.append}
 	g.mcp, err = mcpserve.New(mcpserve.Config{MCP: server, Log: g.log, Began: g.sessions.start, Ended: g.waiting.Ended})
 	return err
-}
-
-func versionText() string {
-	if version == "" {
-		return "devel"
-	}
-	return version
 }
 
 func callerOf(ctx context.Context) mcptools.Caller { return auditCaller(mcpserve.CallerFrom(ctx)) }

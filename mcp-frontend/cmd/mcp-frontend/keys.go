@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -19,7 +20,7 @@ import (
 
 type keysCmd struct {
 	Generate keysGenerateCmd `cmd:"" help:"Make NAME.key and print its public key."`
-	Import   keysImportCmd   `cmd:"" help:"Read a private key from stdin into NAME.key."`
+	Import   keysImportCmd   `cmd:"" help:"Read a private key from stdin, or a file, into NAME.key."`
 	List     keysListCmd     `cmd:"" help:"List the keys."`
 	Public   keysPublicCmd   `cmd:"" help:"Print the public key of NAME.key, for a device's authorized_keys."`
 }
@@ -66,20 +67,34 @@ func (c *keysGenerateCmd) Run(_ context.Context, streams program.Streams) error 
 
 type keysImportCmd struct {
 	keysDirFlag
+	From string `placeholder:"FILE" help:"Read FILE in place of stdin."`
 	Name string `arg:""`
 }
 
-// Run stores the key on stdin.
+// Run stores the key on stdin, or in a file that may be readable by more than
+// its owner (a mounted Secret). To import the same key again changes nothing,
+// so that it can be done at each start.
 func (c *keysImportCmd) Run(_ context.Context, streams program.Streams) error {
 	path, err := c.file(c.Name)
 	if err != nil {
 		return err
 	}
-	key, err := keyfile.Import(path, streams.In)
-	if errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("%s exists already; it is not replaced", path)
+	from := streams.In
+	if c.From != "" {
+		f, err := os.Open(c.From)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = f.Close() }()
+		from = f
 	}
-	if err != nil {
+	key, err := keyfile.Import(path, from)
+	if errors.Is(err, fs.ErrExist) {
+		stored, loadErr := keyfile.Load(path)
+		if loadErr != nil || !bytes.Equal(stored.PublicKey().Marshal(), key.PublicKey().Marshal()) {
+			return fmt.Errorf("%s exists already; it is not replaced", path)
+		}
+	} else if err != nil {
 		return err
 	}
 	return printPublic(streams.Out, key, c.Name)
