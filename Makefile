@@ -102,6 +102,10 @@ images: ## build both container images
 compose-test: ## start the pair with docker compose and check what runs (needs a Docker engine, or root to start one)
 	@scripts/compose-test.sh
 
+.PHONY: reproducible
+reproducible: ## build the last commit twice, in two places with two build caches, and compare the programs
+	@scripts/reproducible.sh
+
 .PHONY: tools
 tools: $(STAMP) ## build the pinned lint and generator tools into bin/tools
 
