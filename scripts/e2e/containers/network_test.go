@@ -87,14 +87,19 @@ func (p *pair) testNoWayOut(t *testing.T, d *devices) {
 		seconds int
 		want    string
 	}{
-		frontend: {10, "reached reached"},
-		acceptor: {2, "not-reached not-reached"},
+		frontend: {10, "reached"},
+		acceptor: {2, "not reached"},
 	} {
-		probe := fmt.Sprintf(`for t in %s; do { timeout %d bash -c ": </dev/tcp/$t" 2>/dev/null && echo reached || echo not-reached; } & done | xargs`,
+		probe := fmt.Sprintf(`for t in %s; do { timeout %d bash -c ": </dev/tcp/$t" 2>/dev/null && echo "$t reached" || echo "$t not reached"; } & done; wait`,
 			strings.Join(targets, " "), tt.seconds)
 		got, err := d.in(t, []string{"--network", "container:" + p.id(t, service)}, probe)
-		if err != nil || got != tt.want {
-			t.Errorf("%v from where %s is: %q, want %q (%v)", targets, service, got, tt.want, err)
+		if err != nil {
+			t.Error(err)
+		}
+		for _, target := range targets {
+			if want := target + " " + tt.want; !slices.Contains(strings.Split(got, "\n"), want) {
+				t.Errorf("from where %s is: got %q, want %q", service, got, want)
+			}
 		}
 	}
 }
