@@ -9,8 +9,9 @@ BIN   ?= bin
 TOOLS := bin/tools
 STAMP  = $(TOOLS)/stamp-buf-$(BUF_VERSION)
 
-# The images are stamped with the same variable (compose/Dockerfile).
-VERSION ?= $(shell git describe --tags --match 'v[0-9]*' --always --dirty 2>/dev/null || echo dev)
+# The images are stamped with the same variables (compose/Dockerfile).
+VERSION  ?= $(shell git describe --tags --match 'v[0-9]*' --always --dirty 2>/dev/null || echo dev)
+REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 
 BUF_VERSION := v1.75.0
 FUZZTIME    ?= 30s
@@ -100,8 +101,9 @@ generate: $(STAMP) ## regenerate proto/tunnel/v1/*.pb.go
 	cd proto && GOWORK=off $(abspath $(TOOLS))/buf generate
 
 .PHONY: images
-images: ## build both container images
-	GATEWAY_VERSION=$(VERSION) docker compose -f compose/compose.yaml build
+images: ## build both container images and print their sizes
+	GATEWAY_VERSION=$(VERSION) GATEWAY_REVISION=$(REVISION) docker compose -f compose/compose.yaml build
+	@docker image ls --filter 'reference=mcp-ssh-gateway/*:$(VERSION)'
 
 .PHONY: release-test
 release-test: ## make a release in a scratch repository, and go install both programs from its tags
@@ -110,6 +112,10 @@ release-test: ## make a release in a scratch repository, and go install both pro
 .PHONY: compose-test
 compose-test: ## start the pair with docker compose and check what runs (needs a Docker engine, or root to start one)
 	@scripts/compose-test.sh
+
+.PHONY: reproducible
+reproducible: ## build the last commit twice, in two places with two build caches, and compare the programs
+	@scripts/reproducible.sh
 
 .PHONY: tools
 tools: $(STAMP) ## build the pinned lint and generator tools into bin/tools
