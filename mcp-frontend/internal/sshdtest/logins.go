@@ -108,15 +108,15 @@ func AuthorizeIn(tb testing.TB, login string, key Key) {
 // rewrite changes a file that other processes change in the same way.
 func rewrite(tb testing.TB, path string, change func(lines string) string) {
 	tb.Helper()
-	lock, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // the path is ours
+	lock, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	defer func() { _ = lock.Close() }()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil { //nolint:gosec // a descriptor
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		tb.Fatal(err)
 	}
-	lines, err := os.ReadFile(path) //nolint:gosec // the path is ours
+	lines, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		tb.Fatal(err)
 	}
