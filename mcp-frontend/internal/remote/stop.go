@@ -18,6 +18,8 @@ const (
 	// askTimeout bounds one such question, and stopTimeout all of it.
 	askTimeout  = 3 * time.Second
 	stopTimeout = 15 * time.Second
+	// askTries is how often it is asked that was not answered.
+	askTries = 3
 )
 
 // stop ends a command whose ctx has ended, and says what was seen of its end.
@@ -138,6 +140,10 @@ func (r *run) ask(ctx context.Context, kill string) groupState {
 		kill = r.command.Quote(kill)
 	}
 	answer := Run(ctx, r.client, Command{Text: kill, MaxOutput: 1 << 10, Abandon: true})
+	// dropbear may close a channel before it has learnt how its command ended.
+	for try := 1; answer.Outcome != Exited && try < askTries && ctx.Err() == nil; try++ {
+		answer = Run(ctx, r.client, Command{Text: kill, MaxOutput: 1 << 10, Abandon: true})
+	}
 	switch {
 	case answer.Outcome == Exited && *answer.ExitCode == 0:
 		return groupAlive
