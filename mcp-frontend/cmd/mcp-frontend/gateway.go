@@ -3,19 +3,15 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
-	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/approvals"
-	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/connections"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/files"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/jobs"
 	"github.com/mcp-ssh-gateway/mcp-ssh-gateway/mcp-frontend/internal/mcpserve"
@@ -170,51 +166,6 @@ func (g *gateway) append(r audit.Record) (uint64, error) {
 	return seq, err
 }
 
-// rulesOf returns a device's rules. One that has just been removed gets those
-// of a device that may do nothing.
-func (g *gateway) rulesOf(device string) rules {
-	if r, ok := (*g.rules.Load())[device]; ok {
-		return r
-	}
-	nothing, err := policy.New(policy.Config{Allow: policy.List{Present: true}})
-	if err != nil {
-		panic(err) // an empty list is always sound
-	}
-	return rules{policy: nothing}
-}
-
-// load reads the devices and compiles their policies.
-func (g *gateway) load() (*connections.Set, map[string]rules, error) {
-	set, err := g.flags.load(g.log)
-	if err != nil {
-		return nil, nil, err
-	}
-	byDevice := make(map[string]rules)
-	var problems []error
-	for _, d := range set.Devices() {
-		compiled, err := compilePolicy(d)
-		if err != nil {
-			problems = append(problems, err)
-			continue
-		}
-		limits := mcptools.Limits{DefaultTimeout: d.CommandTimeout}
-		if p := d.Policy; p != nil {
-			limits.MaxTimeout, limits.MaxOutputBytes = p.MaxTimeout, p.MaxOutputBytes
-		}
-		byDevice[d.Name] = rules{policy: compiled, limits: limits}
-	}
-	return set, byDevice, errors.Join(problems...)
-}
-
-// warnUnusable tells the operator which devices cannot work as configured.
-func (g *gateway) warnUnusable() {
-	for _, s := range g.pool.Status() {
-		if s.Unusable != nil {
-			g.log.Warn("a device is misconfigured; the others work", "device", s.Device.Name, "error", s.Unusable)
-		}
-	}
-}
-
 // makeGatewayKey makes the key that new devices can let in, once.
 func (g *gateway) makeGatewayKey() {
 	path := filepath.Join(g.flags.keysDir(), "gateway.key")
@@ -281,94 +232,4 @@ func (g *gateway) run(ctx context.Context, serve ...func(ctx context.Context) er
 	g.sessions.flush()
 	_, recordErr := g.trail.Append(audit.Record{Event: "stopped"})
 	return errors.Join(err, recordErr)
-}
-
-// watch reloads connections.json on SIGHUP until ctx ends. A bad file is
-// refused whole, and the old devices stay.
-func (g *gateway) watch(ctx context.Context) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-g.hangup:
-			g.reload()
-		}
-	}
-}
-
-func (g *gateway) reload() {
-	set, byDevice, err := g.load()
-	if err != nil {
-		g.log.Error("the new connections.json is refused, the old one stays", "error", err)
-		_, _ = g.trail.Append(audit.Record{Event: "reload_refused", Reason: err.Error()})
-		return
-	}
-	if _, err := g.trail.Append(audit.Record{Event: "reloaded", Count: int64(len(byDevice))}); err != nil {
-		g.log.Error("the audit trail cannot be written, the old connections.json stays", "error", err)
-		return
-	}
-	g.rules.Store(&byDevice) // first, so that no new device is judged by old rules
-	g.pool.SetDevices(set)
-	g.warnUnusable()
-	g.log.Info("reloaded connections.json", "devices", len(byDevice))
-}
-
-// dialTunnel is the pool's way through a tunnel; it says what went wrong in
-// the pool's terms.
-func (g *gateway) dialTunnel(ctx context.Context, host string, port uint16) (net.Conn, string, error) {
-	conn, tunnel, err := g.tunnels.Dial(ctx, host, port)
-	return conn, tunnel.ID, tunnelError(tunnel, err)
-}
-
-// findTunnel says in the pool's terms why there is nothing to dial.
-func (g *gateway) findTunnel(ctx context.Context, host string, port uint16) error {
-	tunnel, err := g.tunnels.Find(ctx, host, port)
-	return tunnelError(tunnel, err)
-}
-
-func (g *gateway) tunnelID(host string, port uint16) string {
-	tunnel, err := g.tunnels.Now(host, port)
-	if err != nil {
-		return ""
-	}
-	return tunnel.ID
-}
-
-func tunnelError(tunnel tunnels.Tunnel, err error) error {
-	var refused *tunnels.RefusedError
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, tunnels.ErrAcceptorDown):
-		return &sshpool.Error{
-			Code: sshpool.AcceptorDown, Stage: sshpool.StageAcceptor, Err: err, Retriable: true, FixBy: "operator",
-			Hint: "tell the operator that tunnel-acceptor is not running; direct devices still work",
-		}
-	case errors.Is(err, tunnels.ErrTunnelDown) && tunnel.Device == "":
-		return &sshpool.Error{
-			Code: sshpool.TunnelDown, Stage: sshpool.StageTunnel, Retriable: true, FixBy: "operator",
-			Err:  fmt.Errorf("%w, and the acceptor grants this port to no device by name", err),
-			Hint: "tell the operator: connections.json or the acceptor's authorized_keys may have the wrong port or name (tunnel-acceptor list shows what is granted), or a device with a certificate has not come yet",
-		}
-	case errors.Is(err, tunnels.ErrTunnelDown):
-		return &sshpool.Error{
-			Code: sshpool.TunnelDown, Stage: sshpool.StageTunnel, Err: tunnelStory(tunnel, err), Retriable: true, FixBy: "operator",
-			Hint: "the device opens its tunnel by itself when it can; being offline is normal. Work on another device, or look again later with ssh_list_devices",
-		}
-	case errors.As(err, &refused):
-		stage := sshpool.StageTunnel
-		return &sshpool.Error{
-			Code: sshpool.DialFailed, Stage: stage, Err: fmt.Errorf("the tunnel is up, but %w", refused), Retriable: true, FixBy: "operator",
-			Hint: "ask the operator whether sshd runs on the device, at the address that its ssh -R names",
-		}
-	}
-	return err
-}
-
-// tunnelStory adds what the acceptor knows of the tunnel's last loss.
-func tunnelStory(tunnel tunnels.Tunnel, err error) error {
-	if tunnel.LastDown == nil {
-		return fmt.Errorf("%w; none was seen since the acceptor started", err)
-	}
-	return fmt.Errorf("%w; it was lost at %s: %s", err, tunnel.LastDown.Format("2006-01-02 15:04:05Z"), strings.TrimSpace(tunnel.LastDownReason))
 }
