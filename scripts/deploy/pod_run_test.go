@@ -28,7 +28,7 @@ func TestPodRuns(t *testing.T) {
 			t.Errorf("in the shared volume: want %q, got:\n%s", want, sockets)
 		}
 	}
-	if got, want := r.modes(t, "volumes/frontend-run"), "600 65533:65532 mcp.sock\n"; got != want {
+	if got, want := r.modes(t, "volumes/frontend-run"), "600 65533:65532 mcp.sock\n600 65533:65532 operator.sock\n"; got != want {
 		t.Errorf("in the frontend's run directory: got %q, want %q", got, want)
 	}
 	// The frontend is let in by the acceptor; another user of the group is not.
